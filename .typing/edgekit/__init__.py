@@ -1,0 +1,1 @@
+../../edgekit/__init__.py

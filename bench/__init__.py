@@ -1,0 +1,1 @@
+"""Counting, latency, scores, comparison and reports."""

@@ -1,0 +1,1 @@
+"""From torch to ONNX: export, graph passes, calibration, quantization."""

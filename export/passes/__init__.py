@@ -1,0 +1,1 @@
+"""Exact graph passes, one file each."""

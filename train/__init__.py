@@ -1,0 +1,1 @@
+"""PyTorch: models, augmentation, training, pruning, distillation, checkpoints."""
