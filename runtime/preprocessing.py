@@ -1,0 +1,131 @@
+"""One preprocessing for training, calibration, accuracy and prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.runtime.errors import DataError, ModelFileError
+
+Layout = Literal["NCHW", "NHWC"]
+
+PREFIX = "edgekit."
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns uint8 pixels into a model's input: (pixel / 255 - mean) / std, channel by channel.
+
+    Attributes:
+        height: Rows of the model's input.
+        width: Columns of the model's input.
+        mean: Mean of each channel, in units of pixel / 255.
+        std: Standard deviation of each channel, in units of pixel / 255.
+        class_names: Names of the classes, in the order of the model's outputs; may be empty.
+        layout: Axis order of the model's input.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+    layout: Layout = "NCHW"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise DataError(
+                f"mean {self.mean} and std {self.std} must both have 1 or 3 values, one a channel"
+            )
+        if not np.all(np.isfinite(self.mean)) or not all(0 < s < np.inf for s in self.std):
+            raise DataError(f"mean {self.mean} must be finite and std {self.std} above zero")
+        if self.height < 1 or self.width < 1:
+            raise DataError(f"image size {self.height}x{self.width} must be at least 1x1")
+        if self.layout not in ("NCHW", "NHWC"):
+            raise DataError(f"layout {self.layout!r} must be NCHW or NHWC")
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 or 3."""
+        return len(self.mean)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one uint8 image: (height, width, channels)."""
+        return self.height, self.width, self.channels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one sample of the model's input, in `layout`, without the batch axis."""
+        if self.layout == "NHWC":
+            return self.image_shape
+        return self.channels, self.height, self.width
+
+    @cached_property
+    def _affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        std = np.asarray(self.std, np.float64)
+        scale = 1 / (255 * std)
+        shift = -np.asarray(self.mean, np.float64) / std
+        return scale.astype(np.float32), shift.astype(np.float32)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Turn uint8 images [N, height, width, channels] into float32 input [N, *input_shape].
+
+        Raises:
+            DataError: the images have another shape or type.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise DataError(
+                f"images are {images.dtype} {list(images.shape[1:])}, the model takes uint8 "
+                f"{list(self.image_shape)} (height, width, channels): use data of that size"
+            )
+        scale, shift = self._affine
+        output = np.empty((len(images), *self.input_shape), np.float32)
+        as_images = output if self.layout == "NHWC" else output.transpose(0, 2, 3, 1)
+        np.multiply(images, scale, out=as_images)
+        np.add(as_images, shift, out=as_images)
+        return output
+
+    def to_metadata(self) -> dict[str, str]:
+        """As `metadata_props` entries of an ONNX model, or of a checkpoint."""
+        return {
+            f"{PREFIX}input_size": json.dumps([self.height, self.width]),
+            f"{PREFIX}mean": json.dumps(self.mean),
+            f"{PREFIX}std": json.dumps(self.std),
+            f"{PREFIX}class_names": json.dumps(self.class_names, ensure_ascii=False),
+            f"{PREFIX}layout": self.layout,
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Preprocessing | None:
+        """Read what `to_metadata` wrote; None where the model carries none of it.
+
+        Raises:
+            ModelFileError: an entry is damaged.
+        """
+        if f"{PREFIX}input_size" not in metadata:
+            return None
+
+        def entry(name: str) -> Any:
+            return json.loads(metadata[PREFIX + name])
+
+        try:
+            height, width = entry("input_size")
+            return cls(
+                height=int(height),
+                width=int(width),
+                mean=tuple(float(value) for value in entry("mean")),
+                std=tuple(float(value) for value in entry("std")),
+                class_names=tuple(str(name) for name in entry("class_names")),
+                layout=metadata.get(f"{PREFIX}layout", "NCHW"),  # type: ignore[arg-type]
+            )
+        except (KeyError, TypeError, ValueError, DataError) as error:
+            raise ModelFileError(
+                f"the model's edgekit.* metadata is damaged ({error}): export it again"
+            ) from error
