@@ -16,7 +16,8 @@ from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.errors import DataError
 
 CLASS_NAMES = (
-    "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905 - a table
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 IMAGE_BYTES = 3 * 32 * 32
 PART_SIZES = {"train": 50_000, "test": 10_000}
@@ -65,7 +66,7 @@ def load_cifar10(part: str, data_dir: Path | None) -> Split:
             f"{PART_SIZES[part]}; unpack the archive again"
         )
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-    return Split("cifar10", part, ArrayImages(images), labels, tuple(CLASS_NAMES))
+    return Split("cifar10", part, ArrayImages(images), labels, CLASS_NAMES)
 
 
 Decode = Callable[[str, ReadFile], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -108,10 +109,11 @@ def _archive_reader(archive: Path, folder: str) -> ReadFile:
 
     def read(name: str) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
-            member = tar.extractfile(f"{folder}/{name}")
-            if member is None:
+            member = next((m for m in tar if m.isfile() and m.name == f"{folder}/{name}"), None)
+            content = member and tar.extractfile(member)
+            if not content:
                 raise DataError(f"{archive}: has no {folder}/{name}; download it again")
-            return member.read()
+            return content.read()
 
     return read
 

@@ -20,7 +20,7 @@ def load_npz(path: Path, part: str) -> Split:
         DataError: no archive, an array is missing, or has another type or shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = {f"x_{part}", f"y_{part}"} - set(archive.files)
             if missing:
                 raise DataError(
@@ -29,10 +29,7 @@ def load_npz(path: Path, part: str) -> Split:
                 )
             images, labels = archive[f"x_{part}"], archive[f"y_{part}"]
             names = archive["class_names"] if "class_names" in archive.files else None
-            highest = max(
-                (int(archive[key].max(initial=0)) for key in ("y_train", "y_test")
-                 if key in archive.files), default=0,
-            )  # fmt: skip
+            labels_of_all = [archive[key] for key in ("y_train", "y_test") if key in archive.files]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable .npz archive ({error}); write it again") from error
     if images.ndim == 3:
@@ -46,9 +43,7 @@ def load_npz(path: Path, part: str) -> Split:
         raise DataError(
             f"{path}: y_{part} is {labels.dtype} {list(labels.shape)}; it must be integers [N]"
         )
-    class_names = (
-        tuple(str(index) for index in range(highest + 1))
-        if names is None
-        else tuple(str(name) for name in names)
-    )
+    if names is None:
+        names = np.arange(max(int(array.max(initial=0)) for array in labels_of_all) + 1)
+    class_names = tuple(str(name) for name in names)
     return Split(str(path), part, ArrayImages(images), labels.astype(np.int64), class_names)
