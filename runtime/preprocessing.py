@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from edgekit.runtime.errors import DataError, ModelFileError
 Layout = Literal["NCHW", "NHWC"]
 
 PREFIX = "edgekit."
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,3 +132,56 @@ class Preprocessing:
             raise ModelFileError(
                 f"the model's edgekit.* metadata is damaged ({error}): export it again"
             ) from error
+
+
+def preprocessing_of(
+    metadata: Mapping[str, str],
+    input_shape: Sequence[int | str | None],
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Preprocessing:
+    """What a model's metadata says, or, for a model without, what its input's shape allows.
+
+    Args:
+        metadata: The model's `metadata_props`.
+        input_shape: Shape of the model's input; only the batch axis may be open.
+        mean: Overrides the mean; one value serves all channels.
+        std: Overrides the standard deviation, likewise.
+
+    Raises:
+        ModelFileError: the metadata is damaged, or the input is no image of a fixed size.
+        DataError: mean or std do not fit the channels.
+    """
+    stored = Preprocessing.from_metadata(metadata)
+    if stored is None:
+        stored = _from_shape(input_shape)
+        if mean is None or std is None:
+            logger.warning(
+                "the model does not say how its input is normalized: taking mean %s and std %s of "
+                "pixel / 255 (set them with --mean and --std)",
+                *(list(given or default) for given, default in ((mean, (0.0,)), (std, (1.0,)))),
+            )
+    return replace(
+        stored,
+        mean=_per_channel(mean or stored.mean, stored.channels),
+        std=_per_channel(std or stored.std, stored.channels),
+    )
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values * channels if len(values) == 1 else values
+
+
+def _from_shape(input_shape: Sequence[int | str | None]) -> Preprocessing:
+    match list(input_shape)[1:]:
+        case [1 | 3 as channels, int(height), int(width)]:
+            layout: Layout = "NCHW"
+        case [int(height), int(width), 1 | 3 as channels]:
+            layout = "NHWC"
+        case _:
+            raise ModelFileError(
+                f"the model's input is {list(input_shape)}; edgekit needs images of a fixed size "
+                "with 1 or 3 channels, [N, C, H, W] or [N, H, W, C]: export it so"
+            )
+    return Preprocessing(height, width, (0.0,) * channels, (1.0,) * channels, layout=layout)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekit.runtime.errors import DataError, ModelFileError
-from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 
 RGB = Preprocessing(2, 3, (0.5, 0.25, 0.125), (0.5, 0.25, 1.0), ("a", "b"))
 
@@ -54,3 +54,39 @@ def test_statistics_that_cannot_be_are_refused() -> None:
     for mean, std in (((0.5,), (0.0,)), ((0.5,), (1.0, 1.0)), ((float("nan"),), (1.0,))):
         with pytest.raises(DataError):
             Preprocessing(2, 2, mean, std)
+
+
+def test_what_the_model_carries_wins_over_its_shape_and_flags_over_both() -> None:
+    assert preprocessing_of(RGB.to_metadata(), ["batch", 3, 9, 9]) == RGB
+    changed = preprocessing_of(RGB.to_metadata(), [], mean=(0.1,))
+    assert (changed.mean, changed.std) == ((0.1, 0.1, 0.1), RGB.std)
+    with pytest.raises(DataError, match="1 or 3 values"):
+        preprocessing_of(RGB.to_metadata(), [], mean=(0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_shape", "layout"),
+    [
+        (["N", 3, 5, 7], (5, 7, 3), "NCHW"),
+        ([1, 1, 8, 8], (8, 8, 1), "NCHW"),
+        ([None, 5, 7, 3], (5, 7, 3), "NHWC"),
+    ],
+)
+def test_a_model_without_metadata_is_read_by_its_shape_with_a_warning(
+    shape: list[int | str | None],
+    image_shape: tuple[int, int, int],
+    layout: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = preprocessing_of({}, shape)
+    assert (found.image_shape, found.layout) == (image_shape, layout)
+    assert "--mean and --std" in caplog.text
+    caplog.clear()
+    preprocessing_of({}, shape, mean=(0.5,), std=(0.5,))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("shape", [["N", 3, "H", "W"], ["N", 10], ["N", 4, 8, 8], []])
+def test_an_input_that_is_no_image_is_refused(shape: list[int | str | None]) -> None:
+    with pytest.raises(ModelFileError, match="fixed size"):
+        preprocessing_of({}, shape)
