@@ -1,0 +1,102 @@
+"""Which opsets edgekit writes, and changing a model from one to another."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+from onnx import version_converter
+
+from edgekit.export.graph import from_proto, to_proto
+from edgekit.runtime.errors import InputError, ModelFileError
+from edgekit.runtime.session import open_session
+
+MIN_OPSET = 17
+
+# The operators of a small classifier: an opset counts as supported where onnxruntime runs these.
+_PROBE = """
+<ir_version: 8, opset_import: ["": {opset}]>
+probe (float[N, 1, 4, 4] input) => (float[N, 2] logits)
+<float[2, 1, 3, 3] w = {{0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0}},
+ float[2] s = {{1, 1}}, float[2] z = {{0, 0}}, float[2, 4] f = {{1, 0, 0, 0, 0, 1, 0, 0}},
+ float q = {{0.5}}, uint8 o = {{0}}>
+{{
+  a = Conv(input, w)
+  b = BatchNormalization(a, s, z, z, s)
+  c = Relu(b)
+  d = Concat<axis = 1>(c, b)
+  e = QuantizeLinear(d, q, o)
+  g = DequantizeLinear(e, q, o)
+  h = GlobalAveragePool(g)
+  i = Flatten(h)
+  logits = Gemm<transB = 1>(i, f, z)
+}}
+"""
+
+
+@cache
+def max_opset() -> int:
+    """The newest opset that both the installed onnx and the installed onnxruntime know."""
+    newest = onnx.defs.onnx_opset_version()
+    for opset in range(newest, MIN_OPSET, -1):
+        if _runs(opset):
+            return opset
+    return MIN_OPSET
+
+
+def check_opset(opset: int) -> None:
+    """Refuse an opset that edgekit does not write.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    if not MIN_OPSET <= opset <= max_opset():
+        raise InputError(
+            f"opset {opset} is out of range: choose one from {MIN_OPSET} to {max_opset()}, "
+            "the newest that the installed onnxruntime runs"
+        )
+
+
+def convert_opset(model: ir.Model, opset: int) -> ir.Model:
+    """Turn a model into the same model at another opset, by onnx's own converter.
+
+    Args:
+        model: The model; it is not changed.
+        opset: The version of the standard operators to convert to.
+
+    Returns:
+        A model at exactly that opset, `model` itself where it is there already.
+
+    Raises:
+        ModelFileError: the converter cannot express the model at that opset.
+    """
+    if model.opset_imports.get("", 0) == opset:
+        return model
+    try:
+        converted = version_converter.convert_version(to_proto(model), opset)
+    except RuntimeError as error:  # what onnx's C++ converter throws
+        raise ModelFileError(
+            f"the model cannot be converted to opset {opset} "
+            f"({str(error).partition(chr(10))[0]}): choose another opset"
+        ) from error
+    result = from_proto(converted)
+    if result.opset_imports.get("") != opset:
+        raise ModelFileError(
+            f"the model stays at opset {result.opset_imports.get('')} when converted to {opset}: "
+            "choose another opset"
+        )
+    result.metadata_props.update(model.metadata_props)
+    return result
+
+
+def _runs(opset: int) -> bool:
+    probe = onnx.parser.parse_model(_PROBE.format(opset=opset))
+    try:
+        session = open_session(probe)
+    except ModelFileError:
+        return False
+    (logits,) = session.run(None, {"input": np.zeros((1, 1, 4, 4), np.float32)})
+    return bool(np.isfinite(logits).all())

@@ -1,0 +1,108 @@
+"""Does the exported graph compute what the torch module computes, on real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgekit.export.graph import session_source
+from edgekit.export.to_onnx import evaluation_mode
+from edgekit.runtime.errors import DataError, ParityError
+from edgekit.runtime.session import open_session, run_batch
+
+if TYPE_CHECKING:
+    import torch
+
+# Float32 kernels round differently in torch and onnxruntime. A hundred layers stay below a tenth of
+# this, relative to the largest logit; a wrong weight, axis or epsilon is far above it.
+MAX_REL_ERROR = 1e-4
+# What is left where all logits are next to zero.
+MAX_ABS_ERROR = 1e-7
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How closely two runs of a classifier agree.
+
+    Attributes:
+        samples: Images compared.
+        max_abs_error: Largest |onnx - torch| over all logits.
+        max_rel_error: `max_abs_error` divided by the largest |torch| logit.
+        top1_agreement: Share of images with the same top class, 0 to 1.
+    """
+
+    samples: int
+    max_abs_error: float
+    max_rel_error: float
+    top1_agreement: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.samples} images: maximum absolute difference {self.max_abs_error:.3g}, "
+            f"relative {self.max_rel_error:.3g}, top-1 agreement {self.top1_agreement:.2%}"
+        )
+
+
+def check_parity(module: torch.nn.Module, model: ir.Model, batch: NDArray[np.float32]) -> Parity:
+    """Run both on the same images, onnxruntime with its graph optimizations off.
+
+    Args:
+        module: The module that was exported; it runs in evaluation mode and keeps its own.
+        model: The graph that was exported from it.
+        batch: Preprocessed images, float32 [N, ...], N at least 1.
+
+    Raises:
+        ParityError: the logits differ by more than
+            `MAX_ABS_ERROR + MAX_REL_ERROR * max |torch logit|`, or are not finite.
+        DataError: there are no images, or they do not fit the model.
+    """
+    if len(batch) == 0:
+        raise DataError("parity needs at least one image, and there is none: give more data")
+    expected = _run_torch(module, batch)
+    with session_source(model) as source:
+        actual = run_batch(open_session(source, optimize=False), batch)
+    return compare_logits(expected, actual)
+
+
+def compare_logits(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> Parity:
+    """Measure how far `actual` is from `expected`, both [N, classes].
+
+    Raises:
+        ParityError: further than the tolerances of this module.
+    """
+    if expected.shape != actual.shape:
+        raise ParityError(
+            f"torch returns logits {list(expected.shape)}, the exported graph "
+            f"{list(actual.shape)}: export it again"
+        )
+    if not np.isfinite(expected).all():
+        raise ParityError("torch's own logits are not finite: train the checkpoint again")
+    difference = np.abs(actual.astype(np.float64) - expected)
+    largest = float(np.abs(expected).max())
+    parity = Parity(
+        samples=len(expected),
+        max_abs_error=float(difference.max()),
+        max_rel_error=float(difference.max()) / max(largest, np.finfo(np.float32).tiny),
+        top1_agreement=float((expected.argmax(1) == actual.argmax(1)).mean()),
+    )
+    limit = MAX_ABS_ERROR + MAX_REL_ERROR * largest
+    if not parity.max_abs_error <= limit:  # NaN is not
+        raise ParityError(
+            f"the exported graph disagrees with torch on {parity}; the limit is {limit:.3g} "
+            "absolute: do not ship it, try another --opset"
+        )
+    return parity
+
+
+def _run_torch(module: torch.nn.Module, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    import torch
+
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    with evaluation_mode(module), torch.no_grad():
+        logits = module(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
+    output: NDArray[np.float32] = logits.float().cpu().numpy()
+    return output

@@ -1,0 +1,26 @@
+"""Hold back what other people's tools print and log about their own internals."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Discard log records, warnings and standard output while the body runs."""
+    handler = logging.NullHandler()  # else the first logging.warning() would install a real one
+    root = logging.getLogger()
+    previous = logging.root.manager.disable
+    root.addHandler(handler)
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+        root.removeHandler(handler)
