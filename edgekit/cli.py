@@ -1,0 +1,371 @@
+"""The command line: each command parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit import __version__, console, options
+from edgekit.options import Format
+from edgekit.runtime.errors import EdgekitError
+
+app = typer.Typer(
+    name="edgekit",
+    help="From a trained PyTorch image classifier to the smallest, fastest honest ONNX file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; every expected error is one line on standard error."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # allowed anywhere
+    console.log_to_standard_error()
+    try:
+        app()
+    except EdgekitError as error:
+        if debug:
+            raise
+        console.say(f"edgekit: {error}")
+        sys.exit(error.exit_status)
+    except OSError as error:
+        if debug:
+            raise
+        console.say(f"edgekit: {error.filename or 'the system'}: {error.strerror or error}")
+        sys.exit(EdgekitError.exit_status)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    del debug, version  # main() and the callback above see to them
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to fill.")] = Path(
+        "edgekit-demo"
+    ),
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Do the whole job on embedded data: train, prune, export, optimize, quantize, bench."""
+    from edgekit.demo import run_demo
+    from edgekit.tables import print_bench
+
+    report = run_demo(output, force=force)
+    print_bench(report, format_)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A .toml file, or a shipped recipe's name.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The run's folder; runs/NAME by default."),
+    ] = None,
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    devices: Annotated[int, typer.Option(min=1, help="Devices to train on, a process each.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, when started by torchrun.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Start over, even a finished run.")
+    ] = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Train, prune and distill as a recipe says; an interrupted run is resumed."""
+    from edgekit.tables import print_run
+    from edgekit.workflow import train_recipe
+
+    result = train_recipe(
+        recipe,
+        output,
+        data_dir=data_dir,
+        download=download,
+        devices=devices,
+        nodes=nodes,
+        accelerator=accelerator,
+        force=force,
+    )
+    print_run(result, format_)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file, or a run's folder.")
+    ],
+    output: options.Output,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 17 or later.")] = 20,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help=f"Images for the comparison with torch: {options.DATA_HELP}. "
+            "Default: what the checkpoint was trained on.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    samples: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 256,
+    passes: Annotated[
+        bool, typer.Option("--optimize/--no-optimize", help="Run the exact graph passes too.")
+    ] = True,
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Turn a checkpoint into ONNX, check it against torch, then run the exact passes."""
+    from edgekit.tables import print_export
+    from edgekit.workflow import export_checkpoint
+
+    result = export_checkpoint(
+        checkpoint,
+        output,
+        opset=opset,
+        data=data,
+        data_dir=data_dir,
+        samples=samples,
+        passes=passes,
+        force=force,
+    )
+    print_export(result, format_)
+
+
+def _list_passes(wanted: bool) -> None:
+    if wanted:
+        from edgekit.tables import print_passes
+
+        print_passes()
+        raise typer.Exit
+
+
+@app.command()
+def optimize(
+    model: options.Model,
+    output: options.Output,
+    passes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Only these passes, in this order.", show_default=False),
+    ] = None,
+    list_passes: Annotated[
+        bool,
+        typer.Option(
+            "--list-passes", callback=_list_passes, is_eager=True, help="Show them and exit."
+        ),
+    ] = False,
+    data: options.Data = None,
+    data_dir: options.DataDir = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare outputs after each pass.")
+    ] = True,
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Run the exact graph passes on any ONNX file; each is checked on images (or noise)."""
+    del list_passes
+    from edgekit.tables import print_optimize
+    from edgekit.workflow import optimize_file
+
+    result = optimize_file(
+        model,
+        output,
+        passes=passes.split(",") if passes is not None else None,
+        data=data,
+        data_dir=data_dir,
+        verify=verify,
+        force=force,
+    )
+    print_optimize(result, format_)
+
+
+@app.command()
+def quantize(
+    model: options.Model,
+    output: options.Output,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            "--calib",
+            metavar="DATA",
+            help=f"Calibration images, from its training part: {options.DATA_HELP}.",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="int8, int16, fp16, fp16-storage or dynamic-int8.")
+    ] = "int8",
+    method: Annotated[str, typer.Option(help="How ranges are found: minmax, ...")] = "minmax",
+    samples: Annotated[int, typer.Option(min=1, help="Calibration images to use.")] = 512,
+    seed: Annotated[int, typer.Option(help="Draws the calibration images.")] = 0,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Nodes that stay as they are, by name.", show_default=False
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Fail (exit status 1, nothing written) if top-1 accuracy drops by more.",
+            show_default=False,
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="DATA",
+            help="What --max-drop is measured on, its test part. Default: the training images "
+            "that calibration did not use.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Convert a model to a smaller precision; static ones calibrate on real images."""
+    from edgekit.tables import print_quantize
+    from edgekit.workflow import quantize_file
+
+    result = quantize_file(
+        model,
+        output,
+        precision=precision,
+        calib=calib,
+        method=method,
+        samples=samples,
+        seed=seed,
+        exclude=exclude,
+        max_drop=max_drop,
+        evaluate_on=evaluate,
+        data_dir=data_dir,
+        mean=options.parse_numbers(mean),
+        std=options.parse_numbers(std),
+        force=force,
+    )
+    print_quantize(result, format_)
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL.onnx...", help="The first is the reference."),
+    ],
+    data: options.Data = None,
+    data_dir: options.DataDir = None,
+    split: Annotated[options.Part, typer.Option(help="Part of the data.")] = options.Part.TEST,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a timed run.")] = 1,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed runs of each model.")] = 10,
+    iterations: Annotated[int, typer.Option(min=1, help="Timed runs of each model.")] = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure accuracy on so many images.", show_default=False),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Fail (exit status 1) if a model's top-1 is lower.",
+            show_default=False,
+        ),
+    ] = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:  # fmt: skip
+    """Measure models side by side: accuracy, counts, size, latency, scores."""
+    from edgekit.tables import print_bench
+    from edgekit.workflow import bench_files, check_accuracy
+
+    report = bench_files(
+        models,
+        data=data,
+        data_dir=data_dir,
+        part=split.value,
+        threads=threads,
+        batch_size=batch_size,
+        warmup=warmup,
+        iterations=iterations,
+        limit=limit,
+        input_shapes=options.parse_shapes(input_shape),
+        mean=options.parse_numbers(mean),
+        std=options.parse_numbers(std),
+    )
+    print_bench(report, format_)
+    check_accuracy(report, min_accuracy)
+
+
+@app.command()
+def inspect(
+    model: options.Model,
+    input_shape: options.InputShape = None,
+    netron: Annotated[
+        bool, typer.Option("--netron", help="Open the graph in Netron, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Netron's port; 0: any.")] = 8080,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open a browser on Netron's page.")
+    ] = True,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Show what is in a file: parameters, MACs and activations, node by node."""
+    from edgekit.bench.inspect_model import inspect_model
+    from edgekit.tables import print_inspection
+
+    print_inspection(inspect_model(model, options.parse_shapes(input_shape)), format_)
+    if netron:
+        from edgekit.bench.netron import serve
+
+        serve(model, port=port, browse=browser)
+
+
+@app.command()
+def predict(
+    model: options.Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 3,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Classify images: classes and probabilities."""
+    from edgekit.tables import print_predictions
+    from edgekit.workflow import predict_images
+
+    predictions = predict_images(
+        model,
+        images,
+        top=top,
+        mean=options.parse_numbers(mean),
+        std=options.parse_numbers(std),
+    )
+    print_predictions(predictions, format_)
+
+
+if __name__ == "__main__":
+    main()

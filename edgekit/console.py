@@ -1,0 +1,70 @@
+"""Where the command line writes: results on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Advance = Callable[[int, int], None]
+
+# A table that goes to a file or a pipe is not folded to a terminal's width.
+WIDE_COLUMNS = 240
+
+
+def output() -> Console:
+    """Standard output."""
+    return _console(sys.stdout.isatty(), stderr=False)
+
+
+def messages() -> Console:
+    """Standard error."""
+    return _console(sys.stderr.isatty(), stderr=True)
+
+
+def _console(is_terminal: bool, *, stderr: bool) -> Console:
+    width = None if is_terminal or "COLUMNS" in os.environ else WIDE_COLUMNS
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+
+
+def say(line: str) -> None:
+    """Tell the user what is being done."""
+    messages().print(line, markup=False)
+
+
+def log_to_standard_error() -> None:
+    """Show warnings of edgekit's own loggers, and no other library's, on standard error."""
+    handler = RichHandler(
+        console=messages(), show_time=False, show_path=False, markup=False, highlighter=None
+    )
+    logger = logging.getLogger("edgekit")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Advance]:
+    """Show a bar on a terminal; yields what takes (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = messages()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,91 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How results are written to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Part(StrEnum):
+    """Parts of a data set that a model can be measured on."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+def parse_numbers(value: str | None) -> tuple[float, ...] | None:
+    """Parse one number, or several with commas between them."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{value!r}: give numbers with commas between them") from None
+
+
+def parse_shapes(values: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """Parse `name:1,3,224,224`, once an input."""
+    shapes = {}
+    for value in values or []:
+        name, _, dims = value.rpartition(":")
+        if not name or not all(dim.strip().isdigit() and int(dim) > 0 for dim in dims.split(",")):
+            raise typer.BadParameter(f"{value!r}: write it as name:1,3,224,224")
+        shapes[name] = tuple(int(dim) for dim in dims.split(","))
+    return shapes
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.", show_default=False)]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Form of the results.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where named data sets live (cifar10 reads its official archives there).",
+        envvar="EDGEKIT_DATA",
+        show_default=False,
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a named data set that is not there yet.")
+]
+DATA_HELP = "digits, cifar10, a folder with one sub-folder per class, or an .npz"
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help=f"{DATA_HELP}.", show_default=False)
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M[,M,M]",
+        help="Channel means in units of pixel / 255, for a model that does not carry them.",
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S[,S,S]",
+        help="Channel deviations, likewise.",
+        show_default=False,
+    ),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME:1,3,32,32",
+        help="Shape of an input whose axes the file leaves open; may be repeated.",
+        show_default=False,
+    ),
+]
