@@ -97,7 +97,7 @@ class Checkpoint:
         _check_names(module, self.state, self.architecture)
         fit_widths(module, self.state)
         _check_tensors(module, self.state, self.architecture)
-        copies = {name: tensor.detach().clone() for name, tensor in self.state.items()}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state.items()}
         module.load_state_dict(copies, assign=True)
         module.eval()
         self._probe(module)
@@ -142,9 +142,19 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         f"{PREFIX}recipe": checkpoint.recipe,
         **checkpoint.preprocessing.to_metadata(),
     }
-    content = safetensors.torch.save(state, metadata)
+    content = _with_sorted_metadata(safetensors.torch.save(state, metadata))
     with replace_atomically(path) as staged:
         staged.write_bytes(content)
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """The same safetensors bytes whatever the order in which the library wrote the metadata."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -160,17 +170,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         _check_finite(state)
         checkpoint.build()
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {_printable(str(error))}") from error
     return checkpoint
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file, copied into memory."""
-    if not path.exists():
-        raise CheckpointError("no such file; give a checkpoint that `edgekit train` wrote")
-    if not path.is_file():
-        raise CheckpointError("is not a file; give the checkpoint in it, a .safetensors file")
     try:
+        if not path.exists():
+            raise CheckpointError("no such file; give a checkpoint that `edgekit train` wrote")
+        if not path.is_file():
+            raise CheckpointError("is not a file; give the checkpoint in it, a .safetensors file")
         if not path.stat().st_size:
             raise CheckpointError("the file is empty; train again, or copy the checkpoint again")
         with safetensors.safe_open(path, framework="pt") as opened:
@@ -264,3 +274,8 @@ def _check_tensors(module: nn.Module, state: Mapping[str, Tensor], architecture:
 def _one_line(error: BaseException) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def _printable(text: str) -> str:
+    """What a hostile header put into a message must not reach the terminal as it is."""
+    return "".join(character if character.isprintable() else " " for character in text)
