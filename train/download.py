@@ -1,31 +1,41 @@
-"""Fetching named data sets, when asked to."""
+"""Fetching named data sets through torchvision, when asked to."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.error import URLError
 
 from edgekit.runtime.errors import DataError
 from edgekit.train.vision import torchvision
 
+DEFAULT_DIR = Path("data")
 
-def download_cifar10(data_dir: Path | None) -> None:
-    """Fetch CIFAR-10's archive with torchvision, MD5-checked, unless it is there.
+
+def download(data: str, data_dir: Path | None) -> Path | None:
+    """Fetch a named data set's archive, MD5-checked, unless it is there already.
+
+    Args:
+        data: A named data set; one that comes without a download, a folder or an .npz is left
+            alone.
+        data_dir: Where it goes; the environment's EDGEKIT_DATA, else `data/`, by default.
+
+    Returns:
+        Where named data sets live from now on.
 
     Raises:
-        DataError: there is no folder to put it in, or it cannot be fetched.
+        DataError: it cannot be fetched.
     """
-    folder = data_dir or Path(os.environ.get("EDGEKIT_DATA", ""))
-    if folder == Path():
-        raise DataError("cifar10: say where to put it with --data-dir or EDGEKIT_DATA")
+    if data != "cifar10":
+        return data_dir
+    folder = data_dir or Path(os.environ.get("EDGEKIT_DATA") or DEFAULT_DIR)
     source = torchvision.datasets.CIFAR10
     try:
         torchvision.datasets.utils.download_url(
             source.url, str(folder), source.filename, source.tgz_md5
         )
-    except (URLError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise DataError(
-            f"cifar10: cannot be downloaded from {source.url}: {error}; fetch it by hand into "
-            f"{folder}"
+            f"cifar10: {source.url} cannot be fetched into {folder} ({error}); get "
+            f"{source.filename} another way, put it there and leave out --download"
         ) from error
+    return folder

@@ -1,0 +1,123 @@
+"""Learning from a teacher's soft targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, nn
+
+from edgekit.runtime.errors import CheckpointError
+from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.train.checkpoint import load_checkpoint
+from edgekit.train.recipe import DistillRecipe
+
+# What the teacher's weight is multiplied by, from how much of the training is done, 0 to 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
+
+    T^2 keeps the gradients' size whatever the temperature (Hinton et al. 2015, arXiv:1503.02531,
+    section 2).
+
+    Args:
+        student: Logits [B, classes].
+        teacher: Logits [B, classes].
+        temperature: T.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+class Distillation:
+    """A teacher and how much it counts.
+
+    It is no nn.Module, so that the teacher's weights stay out of checkpoints and optimizers.
+
+    Args:
+        recipe: Temperature, weight and schedule.
+        teacher: The teacher, in evaluation mode.
+        own: What the teacher's input was normalized with.
+        student: What the batches that come here are normalized with.
+    """
+
+    def __init__(
+        self,
+        recipe: DistillRecipe,
+        teacher: nn.Module,
+        own: Preprocessing,
+        student: Preprocessing,
+    ) -> None:
+        self.recipe = recipe
+        self.teacher = teacher.eval().requires_grad_(False)
+        student_mean, student_std = torch.tensor(student.mean), torch.tensor(student.std)
+        mean, std = torch.tensor(own.mean), torch.tensor(own.std)
+        self._scale = (student_std / std)[:, None, None]
+        self._shift = ((student_mean - mean) / std)[:, None, None]
+
+    def to(self, device: torch.device) -> None:
+        """Move the teacher to the training device."""
+        self.teacher.to(device)
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
+
+    def mix(self, label_loss: Tensor, student: Tensor, inputs: Tensor, done: float) -> Tensor:
+        """(1 - w) times the loss on the labels plus w times the loss on the teacher's targets.
+
+        Args:
+            label_loss: A scalar.
+            student: The student's logits [B, classes].
+            inputs: What the student saw [B, C, H, W].
+            done: How much of the training is done, 0 to 1.
+        """
+        weight = self.recipe.weight * SCHEDULES[self.recipe.schedule](done)
+        if weight == 0:
+            return label_loss
+        with torch.no_grad():
+            teacher = self.teacher(inputs * self._scale + self._shift)
+        taught = distillation_loss(student, teacher, self.recipe.temperature)
+        return (1 - weight) * label_loss + weight * taught
+
+
+def load_teacher(recipe: DistillRecipe, path: Path, student: Preprocessing) -> Distillation:
+    """Read the recipe's teacher.
+
+    Args:
+        recipe: Temperature, weight and schedule.
+        path: The teacher's checkpoint.
+        student: Sizes and class names of the data that the student learns from.
+
+    Raises:
+        CheckpointError: it does not load, or takes other images or knows other classes.
+    """
+    checkpoint = load_checkpoint(path)
+    own = checkpoint.preprocessing
+    if own.class_names != student.class_names:
+        raise CheckpointError(
+            f"{path}: the teacher knows {_named(own.class_names)}, the data has "
+            f"{_named(student.class_names)}; distill from a teacher of the same classes"
+        )
+    if own.image_shape != student.image_shape:
+        raise CheckpointError(
+            f"{path}: the teacher takes images {list(own.image_shape)} (height, width, channels), "
+            f"the data has {list(student.image_shape)}; distill from a teacher of the same size"
+        )
+    return Distillation(recipe, checkpoint.build(), own, student)
+
+
+def _named(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    return f"{len(classes)} classes ({shown})"

@@ -1,0 +1,181 @@
+"""Lightning's Trainer, set up for a stage: quiet, logged, and resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import edgekit.train.vision  # noqa: F401 (makes torchvision importable for torchmetrics)
+
+# isort: split
+import lightning as L  # noqa: N812 (its documented name)
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from edgekit.runtime.errors import RecipeError
+from edgekit.runtime.files import replace_atomically
+from edgekit.train.lightning_module import TrainingModule
+from edgekit.train.progress import EpochProgress
+from edgekit.train.recipe import TrainRecipe
+
+LAST = "last.ckpt"
+METRICS = "metrics.csv"
+TENSORBOARD = "tensorboard"
+COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "sparsity",
+    "images_per_second",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where to train, in Lightning's words.
+
+    Attributes:
+        accelerator: "auto", "cpu", "gpu", ...
+        devices: How many on each machine.
+        num_nodes: How many machines.
+        strategy: How they work together.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+
+class EpochCheckpoint(Checkpoint):
+    """Saves the state and the metrics at the end of every epoch, whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save; every process must take part, the first one writes."""
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self._folder / LAST)
+            return
+        with replace_atomically(self._folder / LAST) as staged:
+            trainer.save_checkpoint(staged)
+        if isinstance(pl_module, TrainingModule):
+            write_metrics(self._folder / METRICS, pl_module.history)
+
+
+def write_metrics(path: Path, history: list[dict[str, float]]) -> None:
+    """Write one row an epoch; a figure that an epoch does not have stays empty."""
+    with replace_atomically(path) as staged, staged.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def fit(
+    module: TrainingModule,
+    recipe: TrainRecipe,
+    folder: Path,
+    *,
+    title: str,
+    devices: Devices,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Train a stage, from its last checkpoint if it was interrupted.
+
+    Args:
+        module: The stage; its network holds the result.
+        recipe: Epochs, precision and the like.
+        folder: Gets last.ckpt, metrics.csv and tensorboard/.
+        title: What the progress bar calls it.
+        devices: Where.
+        resume: Whether a last.ckpt in the folder is continued.
+        progress: Whether to show a bar when standard error is a terminal.
+
+    Raises:
+        RecipeError: the batch does not divide among the devices.
+        TrainingError: the loss is not finite.
+    """
+    processes = devices.devices * devices.num_nodes
+    if recipe.batch_size % processes:
+        raise RecipeError(
+            f"train.batch_size: {recipe.batch_size} images do not divide among {processes} devices"
+        )
+    last = folder / LAST
+    callbacks: list[L.Callback] = [EpochCheckpoint(folder)]
+    if progress and sys.stderr.isatty():
+        callbacks.append(EpochProgress(title))
+    with _quiet_lightning(), _interrupts():
+        trainer = L.Trainer(
+            accelerator=devices.accelerator,
+            devices=devices.devices,
+            num_nodes=devices.num_nodes,
+            strategy=devices.strategy,
+            precision=recipe.precision,
+            max_epochs=recipe.epochs,
+            limit_val_batches=1.0 if module.evaluates else 0,
+            check_val_every_n_epoch=recipe.evaluate_every,
+            gradient_clip_val=recipe.gradient_clip or None,
+            logger=TensorBoardLogger(folder, name=TENSORBOARD, version=""),
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            module,
+            ckpt_path=last if resume and last.is_file() else None,
+            weights_only=True,
+        )
+        if module.evaluates and "validation_accuracy" not in module.history[-1]:
+            trainer.validate(module, verbose=False)
+            if trainer.is_global_zero:
+                write_metrics(folder / METRICS, module.history)
+        trainer.strategy.barrier()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's banners, tips and advice about loaders from the user."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            # Lightning 2.6 asks torch's pytree for a class that is on its way out.
+            warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt; Lightning turns it into exit(1) and then ignores it."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,273 @@
+"""One stage of training as a LightningModule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import edgekit.train.vision  # noqa: F401 (makes torchvision importable for torchmetrics)
+
+# isort: split
+import lightning as L  # noqa: N812 (its documented name)
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import TrainingError
+from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.train.augment import Augmentation, Normalize
+from edgekit.train.batches import (
+    Batch,
+    Batches,
+    Share,
+    evaluation_batches,
+    open_source,
+    training_batches,
+)
+from edgekit.train.distill import Distillation
+from edgekit.train.ema import WeightAverage
+from edgekit.train.optim import make_optimizer, make_schedule
+from edgekit.train.prune_weights import WeightPruning, sparsity_of
+from edgekit.train.recipe import AugmentRecipe, TrainRecipe
+
+CHECK_EVERY = 50  # steps between two looks at the losses, each of which waits for the accelerator
+_STATE_KEY = "edgekit"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run.
+
+    Attributes:
+        train: What is trained on.
+        validation: What is held out; None where nothing is.
+        preprocessing: What turns pixels into the network's input.
+    """
+
+    train: Split
+    validation: Split | None
+    preprocessing: Preprocessing
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.train.class_names)
+
+
+class TrainingModule(L.LightningModule):
+    """Trains a network on batches that are augmented on its own device.
+
+    All random draws of an epoch come from generators that are seeded by (seed, epoch, process) as
+    the epoch begins, so that a run which continues from the end of an epoch draws what it would
+    have drawn.
+
+    Args:
+        network: What to train.
+        train: How.
+        augment: How the images are varied.
+        data: The images.
+        seed: Seed of all draws.
+        pruning: Masks over the weights.
+        distillation: A teacher.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: TrainRecipe,
+        augment: AugmentRecipe,
+        data: TrainingData,
+        *,
+        seed: int,
+        pruning: WeightPruning | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.pruning = pruning
+        self.average = WeightAverage(network, train.ema) if train.ema else None
+        self.accuracy = MulticlassAccuracy(data.num_classes, average="micro")
+        self.history: list[dict[str, float]] = []
+        self._train_recipe = train
+        self._data = data
+        self._seed = seed
+        self._distillation = distillation
+        self._normalize = Normalize(data.preprocessing, channels_last=train.channels_last)
+        self._augmentation = Augmentation(augment, self._normalize, data.num_classes)
+        self._steps = 0
+        self._losses: list[Tensor] = []
+        self._loss_sum = 0.0
+        self._loss_count = 0
+        self._epoch_began = 0.0
+
+    # Data
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled batches of the training part."""
+        recipe, split = self._train_recipe, self._data.train
+        return training_batches(
+            open_source(split, self.device),
+            len(split),
+            recipe.batch_size,
+            seed=self._seed,
+            epoch=lambda: self.current_epoch,
+            share=self._share,
+        )
+
+    def val_dataloader(self) -> Batches | list[Batches]:
+        """Batches of the validation part, if there is one."""
+        split = self._data.validation
+        if split is None:
+            return []
+        source = open_source(split, self.device)
+        size = max(256, self._train_recipe.batch_size)
+        return evaluation_batches(source, len(split), size, self._share)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is a validation part."""
+        return self._data.validation is not None
+
+    @property
+    def _share(self) -> Share:
+        return Share(self.trainer.global_rank, self.trainer.world_size)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment or normalize, outside autocast, which would round the rotation's grid."""
+        del dataloader_idx
+        images, labels = batch
+        if self.trainer.training:
+            return self._augmentation(images, labels)
+        return self._normalize(images), labels
+
+    # Training
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The recipe's optimizer and schedule."""
+        recipe = self._train_recipe
+        # Under 16-mixed a fused optimizer would undo the loss's scaling after the clipping.
+        fused = self.device.type == "cuda" and recipe.precision != "16-mixed"
+        optimizer = make_optimizer(self.network, recipe, fused=fused)
+        schedule = make_schedule(optimizer, recipe, self._steps_per_epoch)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        total = len(self._data.train)
+        return total // min(self._train_recipe.batch_size, total)
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device."""
+        if self._distillation is not None:
+            self._distillation.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch's draws."""
+        key = (self._seed * 1_000_003 + self.current_epoch) * 1_009 + self.trainer.global_rank
+        torch.manual_seed(key % 2**63)
+        self._loss_sum, self._loss_count = 0.0, 0
+        self._epoch_began = time.perf_counter()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch: cross-entropy, mixed with a teacher's if there is one."""
+        del batch_idx
+        recipe = self._train_recipe
+        inputs, targets = batch
+        logits = self.network(inputs).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+        if self._distillation is not None:
+            done = self._steps / (recipe.epochs * self._steps_per_epoch)
+            loss = self._distillation.mix(loss, logits, inputs, done)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """After the optimizer's step: prune, average, and now and then look at the losses."""
+        del outputs, batch
+        if self.pruning is not None:
+            self.pruning.step(self.network, self._steps + 1)
+        if self.average is not None:
+            self.average.update(self.network, self._steps)
+            if self.pruning is not None:
+                self.average.multiply(self.pruning.masks)
+        self._steps += 1
+        is_last = batch_idx + 1 == self._steps_per_epoch
+        if is_last or len(self._losses) >= CHECK_EVERY:
+            self._check_losses(batch_idx)
+        if is_last:
+            self._end_of_batches()
+
+    def _check_losses(self, batch_idx: int) -> None:
+        losses = torch.stack(self._losses).tolist()
+        self._losses.clear()
+        first = batch_idx + 1 - len(losses)
+        for offset, loss in enumerate(losses):
+            if not abs(loss) < float("inf"):
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {self.current_epoch + 1} at step "
+                    f"{first + offset + 1} of {self._steps_per_epoch}: lower train.learning_rate "
+                    "or set train.gradient_clip"
+                )
+        self._loss_sum += sum(losses)
+        self._loss_count += len(losses)
+
+    def _end_of_batches(self) -> None:
+        seconds = time.perf_counter() - self._epoch_began
+        images = self._steps_per_epoch * min(self._train_recipe.batch_size, len(self._data.train))
+        row = {
+            "epoch": self.current_epoch + 1,
+            "step": self._steps,
+            "train_loss": self._loss_sum / self._loss_count,
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": images / seconds,
+            "seconds": seconds,
+        }
+        if self.pruning is not None:
+            row["sparsity"] = sparsity_of(self.network)
+        self.history.append(row)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch."""
+        for logger in self.loggers:
+            logger.log_metrics(self.history[-1], self._steps)
+
+    # Evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluate the averaged weights where there are any."""
+        self._swap_average()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count what is right."""
+        del batch_idx
+        inputs, labels = batch
+        self.accuracy.update(self.network(inputs).float(), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Add the accuracy to the epoch's row."""
+        self._swap_average()
+        self.history[-1]["validation_accuracy"] = float(self.accuracy.compute())
+        self.accuracy.reset()
+
+    def _swap_average(self) -> None:
+        if self.average is not None:
+            self.average.swap(self.network)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is counted over epochs."""
+        checkpoint[_STATE_KEY] = {"steps": self._steps, "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self._steps = checkpoint[_STATE_KEY]["steps"]
+        self.history = checkpoint[_STATE_KEY]["history"]
