@@ -1,0 +1,330 @@
+"""Several models side by side: accuracy, counts, size, latency, memory and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgekit.bench.figures import Figures, read_figures
+from edgekit.bench.latency import Latency, latency_run, measure, summarize
+from edgekit.bench.machine import Machine, describe_machine
+from edgekit.bench.memory import peak_rss_bytes
+from edgekit.bench.scores import ScoreConventions
+from edgekit.bench.shapes import Shape
+from edgekit.export.graph import load_graph, model_preprocessing
+from edgekit.runtime.accuracy import Accuracy, evaluate
+from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import DataError, InputError
+from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
+from edgekit.runtime.session import model_input, open_session
+
+SCHEMA_VERSION = 1
+
+# (stage, done, total); stages are "count", "accuracy", "latency" and "memory"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class AccuracyFigures:
+    """Accuracy of one model.
+
+    Attributes:
+        correct: Images whose class was found.
+        total: Images looked at.
+        top1: Their quotient.
+        ci95: 95% confidence interval of `top1`.
+        flips_vs_first: Images to which the first model gives another class.
+    """
+
+    correct: int
+    total: int
+    top1: float
+    ci95: tuple[float, float]
+    flips_vs_first: int
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One model's row.
+
+    Attributes:
+        figures: Identity, counts and scores.
+        accuracy: None without data.
+        latency: Times of one run of a batch.
+        peak_rss_bytes: Peak memory of a process that runs the model once; None where the system
+            does not tell.
+    """
+
+    figures: Figures
+    accuracy: AccuracyFigures | None
+    latency: Latency
+    peak_rss_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The model's object in the report's `models`."""
+        figures, latency = self.figures, self.latency
+        return {
+            **figures.identity_json(),
+            "accuracy": None
+            if self.accuracy is None
+            else {**asdict(self.accuracy), "ci95": list(self.accuracy.ci95)},
+            **figures.counts_json(),
+            "latency_ms": {
+                "p50": latency.p50_ms,
+                "p90": latency.p90_ms,
+                "p99": latency.p99_ms,
+                "mean": latency.mean_ms,
+                "min": latency.min_ms,
+            },
+            "throughput_ips": latency.throughput_ips,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "score": figures.score_json(),
+        }
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How to run the comparison.
+
+    Attributes:
+        threads: Threads within an operator; operators run one after the other.
+        batch_size: Samples in a timed run.
+        warmup: Runs of each model before any is timed.
+        iterations: Timed runs of each model.
+        limit: Images to look at, spread evenly over the data; None for all.
+        mean: In place of the mean that each model carries, in units of pixel / 255; one value
+            serves all channels.
+        std: In place of the standard deviation, likewise.
+        input_shapes: Shapes of inputs by name, for axes that are open in a file.
+        conventions: What the MicroNet rules leave open.
+    """
+
+    threads: int = 1
+    batch_size: int = 1
+    warmup: int = 10
+    iterations: int = 100
+    limit: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    conventions: ScoreConventions = field(default_factory=ScoreConventions)
+
+    def __post_init__(self) -> None:
+        lowest = {"threads": 1, "batch_size": 1, "warmup": 0, "iterations": 1, "limit": 1}
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {value} must be at least {least}")
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """A whole comparison; the first model is the reference.
+
+    Attributes:
+        machine: Where it ran.
+        settings: How it ran.
+        data: Name of the data set; None without one.
+        split: Part of the data set; None without one.
+        models: One row each, in the order given.
+    """
+
+    machine: Machine
+    settings: BenchSettings
+    data: str | None
+    split: str | None
+    models: tuple[ModelResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One object for `json.dumps`; its keys are a contract."""
+        settings = self.settings
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "edgekit": version("edgekit"),
+            "machine": {**asdict(self.machine), "isa": list(self.machine.isa)},
+            "settings": {
+                "data": self.data,
+                "split": self.split,
+                "threads": settings.threads,
+                "batch_size": settings.batch_size,
+                "warmup": settings.warmup,
+                "iterations": settings.iterations,
+                "limit": settings.limit,
+                "mean": None if settings.mean is None else list(settings.mean),
+                "std": None if settings.std is None else list(settings.std),
+                "input_shapes": {n: list(shape) for n, shape in settings.input_shapes.items()},
+                "score": asdict(settings.conventions),
+            },
+            "models": [model.to_json() for model in self.models],
+        }
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path
+    figures: Figures
+    preprocessing: Preprocessing | None
+    session: ort.InferenceSession
+
+
+def bench_models(
+    paths: Sequence[Path],
+    split: Split | None = None,
+    settings: BenchSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Compare model files; the first is the reference.
+
+    Args:
+        paths: ONNX files.
+        split: Labelled images; without them there is no accuracy, and latency is measured on
+            random input.
+        settings: How to run.
+        progress: Called with (stage, done, total) as the work goes on.
+
+    Raises:
+        ModelFileError: a file is damaged, cannot be counted or cannot be run.
+        DataError: the data does not fit a model (size, number or names of the classes).
+        InputError: no model is given, or a file fixes another batch size.
+    """
+    if not paths:
+        raise InputError("no model to bench: give at least one .onnx file")
+    settings = settings or BenchSettings()
+    if split is not None:
+        split = _limited(split, settings.limit)
+    report = progress or (lambda _stage, _done, _total: None)
+    candidates = []
+    for index, path in enumerate(paths):
+        candidates.append(_candidate(path, split, settings))
+        report("count", index + 1, len(paths))
+    accuracies = _accuracies(candidates, split, report)
+    latencies = _latencies(candidates, split, settings, report)
+    memory = []
+    for index, candidate in enumerate(candidates):
+        memory.append(_memory(candidate, split, settings))
+        report("memory", index + 1, len(candidates))
+    return BenchReport(
+        machine=describe_machine(),
+        settings=settings,
+        data=None if split is None else split.name,
+        split=None if split is None else split.part,
+        models=tuple(
+            ModelResult(candidate.figures, accuracy, latency, peak)
+            for candidate, accuracy, latency, peak in zip(
+                candidates, accuracies, latencies, memory, strict=True
+            )
+        ),
+    )
+
+
+def _limited(split: Split, limit: int | None) -> Split:
+    if limit is None or limit >= len(split):
+        return split
+    return split.take(np.linspace(0, len(split) - 1, limit).astype(np.int64))
+
+
+def _candidate(path: Path, split: Split | None, settings: BenchSettings) -> _Candidate:
+    model = load_graph(path)
+    figures, _ = read_figures(path, model, settings.input_shapes, settings.conventions)
+    session = open_session(path, threads=settings.threads)
+    preprocessing = model_preprocessing(model)
+    if split is not None:
+        entry = model_input(session)
+        preprocessing = preprocessing_of(
+            model.metadata_props,
+            settings.input_shapes.get(entry.name, entry.shape),
+            mean=settings.mean,
+            std=settings.std,
+        )
+    return _Candidate(path, figures, preprocessing, session)
+
+
+def _accuracies(
+    candidates: Sequence[_Candidate], split: Split | None, report: Progress
+) -> list[AccuracyFigures | None]:
+    if split is None:
+        return [None] * len(candidates)
+    found: list[Accuracy] = []
+    for candidate in candidates:
+        before, total = len(split) * len(found), len(split) * len(candidates)
+
+        def progress(done: int, _images: int, before: int = before, total: int = total) -> None:
+            report("accuracy", before + done, total)
+
+        found.append(_accuracy(candidate, split, progress))
+    return [
+        AccuracyFigures(one.correct, one.total, one.top1, one.ci95, one.flips(found[0]))
+        for one in found
+    ]
+
+
+def _accuracy(
+    candidate: _Candidate, split: Split, progress: Callable[[int, int], None]
+) -> Accuracy:
+    if candidate.preprocessing is None:
+        raise AssertionError("checked when the model was loaded")
+    try:
+        return evaluate(candidate.session, candidate.preprocessing, split, progress=progress)
+    except DataError as error:
+        raise DataError(f"{candidate.path}: {error}") from error
+
+
+def _latencies(
+    candidates: Sequence[_Candidate],
+    split: Split | None,
+    settings: BenchSettings,
+    report: Progress,
+) -> list[Latency]:
+    runs = [
+        latency_run(candidate.session, settings.batch_size, _samples(candidate, split, settings))
+        for candidate in candidates
+    ]
+    times = measure(
+        runs,
+        warmup=settings.warmup,
+        iterations=settings.iterations,
+        progress=lambda done, total: report("latency", done, total),
+    )
+    return [summarize(series, settings.batch_size) for series in times]
+
+
+def _samples(
+    candidate: _Candidate, split: Split | None, settings: BenchSettings
+) -> NDArray[np.generic] | None:
+    """A batch to time on: the first images, or random input where only the shape is known."""
+    if split is not None and candidate.preprocessing is not None:
+        first = np.arange(min(settings.batch_size, len(split)))
+        return candidate.preprocessing(split.images.read(first))
+    shape = _sample_shape(candidate, settings)
+    if shape is None:
+        return None
+    return np.random.default_rng(0).random((settings.batch_size, *shape), np.float32)
+
+
+def _memory(candidate: _Candidate, split: Split | None, settings: BenchSettings) -> int | None:
+    shape = _sample_shape(candidate, settings)
+    if split is not None and candidate.preprocessing is not None:
+        shape = candidate.preprocessing.input_shape
+    return peak_rss_bytes(
+        candidate.path,
+        batch_size=settings.batch_size,
+        threads=settings.threads,
+        input_shape=shape,
+    )
+
+
+def _sample_shape(candidate: _Candidate, settings: BenchSettings) -> Shape | None:
+    """Shape of one sample where the settings or the model's metadata give it."""
+    given = settings.input_shapes.get(model_input(candidate.session).name)
+    if given is not None:
+        return tuple(given[1:])
+    return None if candidate.preprocessing is None else candidate.preprocessing.input_shape

@@ -1,0 +1,273 @@
+"""Parameters, multiply-accumulates and bits of a model, from its graph alone.
+
+What each figure means is fixed: a MAC is one multiply-accumulate for one sample, `effective` counts
+non-zero weights only, a quantized weight is zero where it equals its zero point, and a weight used
+twice counts once. `mac_rules` says what is a MAC, `params` which tensors hold learned values,
+`activations` how memory is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+import onnx_ir as ir
+
+from edgekit.bench.activations import peak_bytes
+from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule, operands
+from edgekit.bench.params import Parameter, Role, parameters
+from edgekit.bench.precision import model_precision
+from edgekit.bench.shapes import (
+    Shape,
+    graph_inputs,
+    operator,
+    static_shape,
+    subgraphs,
+    with_static_shapes,
+)
+from edgekit.bench.weights import count_nonzero, operand_type, stored_tensor, value_type
+from edgekit.runtime.errors import ModelFileError
+
+_IMAGE_RANK = 4
+
+
+@dataclass(frozen=True)
+class NodeCount:
+    """One node's figures, for one sample.
+
+    Attributes:
+        name: The node's name, or its first output's where it has none.
+        op_type: The operator, with its domain where that is not ONNX's own.
+        output_shape: Shape of the first output; None where it is not known.
+        params: Elements of the learned tensors that the node is the first to use.
+        nonzero: Those that are not zero.
+        macs: Multiply-accumulates with every weight.
+        effective_macs: Multiply-accumulates with non-zero weights.
+        weight_bits: Width of the second operand of the products; 0 without products.
+        activation_bits: Width of the first operand; without products, of the first input.
+        inputs: Elements of the activations read.
+        outputs: Elements of the first output.
+        operands: Number of tensor operands.
+        has_bias: The products' sums start from a bias.
+        window: Elements of a pooling window; 1 where there is none.
+        runs: How often the node runs: the trips of its loop, 0 in the cheaper branch of an If.
+    """
+
+    name: str
+    op_type: str
+    output_shape: Shape | None
+    params: int
+    nonzero: int
+    macs: int
+    effective_macs: int
+    weight_bits: int
+    activation_bits: int
+    inputs: int
+    outputs: int
+    operands: int
+    has_bias: bool
+    window: int
+    runs: int = 1
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A model's figures.
+
+    Attributes:
+        parameters: Every stored tensor with its role.
+        nodes: Every node, subgraphs included, in the file's order.
+        uncounted_ops: Operators whose MACs are not known, sorted; the totals lack them.
+        peak_activation_bytes: See `activations`; None where a shape is not known.
+        precision: See `precision.model_precision`.
+    """
+
+    parameters: tuple[Parameter, ...]
+    nodes: tuple[NodeCount, ...]
+    uncounted_ops: tuple[str, ...]
+    peak_activation_bytes: int | None
+    precision: str
+
+    @property
+    def learned(self) -> tuple[Parameter, ...]:
+        """The tensors that hold learned values."""
+        return tuple(p for p in self.parameters if p.role is Role.LEARNED)
+
+    @property
+    def params(self) -> int:
+        """Elements of the learned tensors."""
+        return sum(parameter.elements for parameter in self.learned)
+
+    @property
+    def nonzero(self) -> int:
+        """Elements of the learned tensors that are not zero."""
+        return sum(parameter.nonzero for parameter in self.learned)
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of all stored values but shapes and axes."""
+        return sum(parameter.stored_bits for parameter in self.parameters)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one sample with every weight."""
+        return sum(node.macs for node in self.nodes)
+
+    @property
+    def effective_macs(self) -> int:
+        """Multiply-accumulates for one sample with non-zero weights."""
+        return sum(node.effective_macs for node in self.nodes)
+
+
+def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> Counts:
+    """Count a model for one sample.
+
+    A batch axis that is open counts as 1; one that is fixed to n in a model of images is divided
+    out.
+
+    Args:
+        model: Any model; it is left as it is.
+        input_shapes: Shapes of inputs by name, for axes that are open in the file.
+
+    Raises:
+        ModelFileError: the shapes of an operator that multiplies cannot be inferred, or
+            `input_shapes` does not fit.
+    """
+    work = with_static_shapes(model, input_shapes)
+    stored = parameters(work)
+    counter = _Counter(stored)
+    batch = _batch(work)
+    nodes = counter.graph(work.graph)
+    peak = peak_bytes(work)
+    return Counts(
+        parameters=tuple(stored),
+        nodes=tuple(_per_sample(node, batch) for node in nodes),
+        uncounted_ops=tuple(sorted(counter.uncounted)),
+        peak_activation_bytes=None if peak is None else -(-peak // batch),
+        precision=model_precision(work),
+    )
+
+
+class _Counter:
+    """Walks a graph; collects what it could not count."""
+
+    def __init__(self, stored: list[Parameter]) -> None:
+        self.uncounted: set[str] = set()
+        self._owned: dict[ir.Node, list[Parameter]] = {}
+        for parameter in stored:
+            if parameter.role is Role.LEARNED and parameter.node is not None:
+                self._owned.setdefault(parameter.node, []).append(parameter)
+
+    def graph(self, graph: ir.Graph) -> list[NodeCount]:
+        counts: list[NodeCount] = []
+        for node in graph:
+            counts.append(self._node(node))
+            bodies = [self.graph(body) for body in subgraphs(node)]
+            counts.extend(self._control_flow(node, bodies) if bodies else ())
+        return counts
+
+    def _node(self, node: ir.Node) -> NodeCount:
+        name = operator(node)
+        rule = MAC_RULES.get(name)
+        if rule is None and name not in ZERO_MAC_OPS:
+            self.uncounted.add(name)
+        owned = self._owned.get(node, [])
+        output_shape = static_shape(node.outputs[0]) if node.outputs else None
+        dense, effective = (0, 0) if rule is None else _macs(node, rule)
+        first = node.inputs[rule.x if rule else 0] if node.inputs else None
+        return NodeCount(
+            name=node.name or next((str(value.name) for value in node.outputs), ""),
+            op_type=name,
+            output_shape=output_shape,
+            params=sum(parameter.elements for parameter in owned),
+            nonzero=sum(parameter.nonzero for parameter in owned),
+            macs=dense,
+            effective_macs=effective,
+            weight_bits=operand_type(node.inputs[rule.w]).bitwidth if rule else 0,
+            activation_bits=(operand_type if rule else value_type)(first).bitwidth,
+            inputs=sum(prod(static_shape(v) or (0,)) for v in _activations(node)),
+            outputs=prod(output_shape) if output_shape is not None else 0,
+            operands=sum(value is not None for value in node.inputs),
+            has_bias=rule is not None and _has_input(node, rule.bias),
+            window=_window(node),
+        )
+
+    def _control_flow(self, node: ir.Node, bodies: list[list[NodeCount]]) -> Iterator[NodeCount]:
+        runs = _trips(node)
+        if runs is None:
+            self.uncounted.add(f"{operator(node)} (trip count not in the file, counted once)")
+        costliest = max(bodies, key=lambda body: sum(inner.macs for inner in body))
+        for body in bodies:
+            for inner in body:
+                yield _repeated(inner, (runs or 1) if body is costliest else 0)
+
+
+def _macs(node: ir.Node, rule: MacRule) -> tuple[int, int]:
+    shapes = operands(node, rule)
+    if shapes is None:
+        raise ModelFileError(
+            f"node {node.name or node.outputs[0].name!r} ({operator(node)}): its shapes cannot be "
+            "inferred; give the input's shape with --input-shape NAME:1,3,224,224"
+        )
+    dense = rule.dense(node, shapes)
+    for index in (rule.w, rule.x) if rule.symmetric else (rule.w,):
+        nonzero = count_nonzero(node, index)
+        if nonzero is not None:
+            size = prod(shapes.w if index == rule.w else shapes.x)
+            return dense, dense * nonzero // max(size, 1)
+    return dense, dense
+
+
+def _activations(node: ir.Node) -> Iterator[ir.Value]:
+    for value in node.inputs:
+        if value is not None and stored_tensor(value) is None:
+            yield value
+
+
+def _has_input(node: ir.Node, index: int | None) -> bool:
+    return index is not None and index < len(node.inputs) and node.inputs[index] is not None
+
+
+def _window(node: ir.Node) -> int:
+    kernel = node.attributes.get("kernel_shape")
+    return prod(kernel.as_ints()) if kernel is not None else 1
+
+
+def _trips(node: ir.Node) -> int | None:
+    """How often a control-flow node runs its body; None where only the run can tell."""
+    if node.op_type == "If":
+        return 1
+    if node.op_type == "Scan":
+        count = node.attributes.get("num_scan_inputs")
+        shape = static_shape(node.inputs[-1]) if count is not None and node.inputs else None
+        return shape[0] if shape else None
+    limit = stored_tensor(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
+    return None if limit is None else int(limit.array().reshape(()))
+
+
+def _repeated(node: NodeCount, runs: int) -> NodeCount:
+    return replace(
+        node,
+        macs=node.macs * runs,
+        effective_macs=node.effective_macs * runs,
+        runs=node.runs * runs,
+    )
+
+
+def _batch(model: ir.Model) -> int:
+    inputs = graph_inputs(model)
+    shape = static_shape(inputs[0]) if inputs else None
+    return max(shape[0], 1) if shape is not None and len(shape) == _IMAGE_RANK else 1
+
+
+def _per_sample(node: NodeCount, batch: int) -> NodeCount:
+    if batch == 1:
+        return node
+    return replace(
+        node,
+        macs=node.macs // batch,
+        effective_macs=node.effective_macs // batch,
+        inputs=node.inputs // batch,
+        outputs=node.outputs // batch,
+    )

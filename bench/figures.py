@@ -1,0 +1,117 @@
+"""What is read off one model file: identity and counts, as `bench` and `inspect` print them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgekit.bench.count import Counts, count
+from edgekit.bench.scores import ScoreConventions, Scores, score
+from edgekit.bench.shapes import Shape
+from edgekit.runtime.model_file import model_files, read_model
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of one model file.
+
+    Attributes:
+        path: The file.
+        sha256: Of the .onnx file, in hexadecimal.
+        opset: Version of ONNX's own operator set.
+        precision: See `precision.model_precision`.
+        file_bytes: Size on disk, external data included.
+        params: Elements of the tensors that hold learned values.
+        nonzero: Those that are not zero.
+        stored_bits: Bits of all stored values but shapes and axes.
+        macs: Multiply-accumulates for one sample.
+        effective_macs: Those with non-zero weights.
+        uncounted_ops: Operators whose MACs are not known.
+        peak_activation_bytes: See `activations`; None where a shape is not known.
+        score: Both scores.
+    """
+
+    path: str
+    sha256: str
+    opset: int
+    precision: str
+    file_bytes: int
+    params: int
+    nonzero: int
+    stored_bits: int
+    macs: int
+    effective_macs: int
+    uncounted_ops: tuple[str, ...]
+    peak_activation_bytes: int | None
+    score: Scores
+
+    def identity_json(self) -> dict[str, Any]:
+        """The keys that name the file."""
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "opset": self.opset,
+            "precision": self.precision,
+            "file_bytes": self.file_bytes,
+        }
+
+    def counts_json(self) -> dict[str, Any]:
+        """The keys `params`, `macs` and `activations`."""
+        return {
+            "params": {
+                "total": self.params,
+                "nonzero": self.nonzero,
+                "stored_bits": self.stored_bits,
+            },
+            "macs": {
+                "dense": self.macs,
+                "effective": self.effective_macs,
+                "uncounted_ops": list(self.uncounted_ops),
+            },
+            "activations": {"peak_bytes": self.peak_activation_bytes},
+        }
+
+    def score_json(self) -> dict[str, float]:
+        """The value of the key `score`."""
+        return {"imt": self.score.imt, "micronet2019": self.score.micronet2019}
+
+
+def read_figures(
+    path: Path,
+    model: ir.Model,
+    input_shapes: Mapping[str, Shape] | None = None,
+    conventions: ScoreConventions | None = None,
+) -> tuple[Figures, Counts]:
+    """Count a model that was loaded from a file.
+
+    Raises:
+        ModelFileError: the file is damaged, or an operator's shapes cannot be inferred.
+    """
+    counts = count(model, input_shapes)
+    figures = Figures(
+        path=str(path),
+        sha256=file_sha256(path),
+        opset=model.opset_imports.get("", 0),
+        precision=counts.precision,
+        file_bytes=sum(part.stat().st_size for part in model_files(read_model(path), path)),
+        params=counts.params,
+        nonzero=counts.nonzero,
+        stored_bits=counts.stored_bits,
+        macs=counts.macs,
+        effective_macs=counts.effective_macs,
+        uncounted_ops=counts.uncounted_ops,
+        peak_activation_bytes=counts.peak_activation_bytes,
+        score=score(counts, conventions),
+    )
+    return figures, counts
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,53 @@
+"""A word for the number formats that a model computes in and is stored in."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgekit.bench.mac_rules import MAC_RULES
+from edgekit.bench.shapes import operator
+from edgekit.bench.weights import operand_type, storage_type
+from edgekit.runtime.preprocessing import PREFIX
+
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_DYNAMIC_OPERATORS = (
+    "com.microsoft.DynamicQuantizeMatMul",
+    "com.microsoft.MatMulIntegerToFloat",
+)
+
+
+def model_precision(model: ir.Model) -> str:
+    """What the model's metadata says, else what its products say; "mixed" where they differ.
+
+    One of fp32, fp16, fp16-storage, int8, int16, dynamic-int8, mixed.
+
+    Args:
+        model: A model as `shapes.with_static_shapes` returns it: with the type of every value.
+    """
+    noted = model.metadata_props.get(f"{PREFIX}precision")
+    if noted:
+        return noted
+    found = {
+        _node_precision(node) for node in model.graph.all_nodes() if operator(node) in MAC_RULES
+    }
+    if not found:
+        return "fp32"
+    return found.pop() if len(found) == 1 else "mixed"
+
+
+def _node_precision(node: ir.Node) -> str:
+    rule = MAC_RULES[operator(node)]
+    x, w = node.inputs[rule.x], node.inputs[rule.w]
+    if operator(node) in _DYNAMIC_OPERATORS or _is_dynamic(x):
+        return "dynamic-int8"
+    computed = operand_type(x)
+    if computed in _HALVES:
+        return "fp16"
+    if computed.is_floating_point():
+        return "fp16-storage" if storage_type(w) in _HALVES else "fp32"
+    return f"int{computed.bitwidth}"
+
+
+def _is_dynamic(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type == "DynamicQuantizeLinear"

@@ -1,0 +1,185 @@
+"""One number for size and work together: the two scores that edgekit prints; lower is better.
+
+**IMT** (the course where the project's reference result was made):
+
+    nonzero * (q_w / 32) / 5.6e6  +  macs * (max(q_w, q_a) / 32) / 2.8e8
+
+with dense MACs; unstructured zeros lower the first term alone. q_w is the stored width of a weight,
+in the second term the widths at which the operands are multiplied. Each tensor and each node counts
+with its own.
+
+**MicroNet 2019** (NeurIPS 2019 MicroNet Challenge, https://micronet-challenge.github.io/
+scoring_and_submission, and the counter its organizers published in google-research/
+micronet_challenge/counting.py), normalized for CIFAR-100 by WideResNet-28-10: 36.5e6 parameters and
+10.49e9 operations:
+
+    storage bits / 32 / 36.5e6  +  operations / 10.49e9
+
+- Storage: each learned tensor is stored dense, or as its non-zeros and a mask of one bit an
+  element, if it has any zeros; whatever else inference needs (scales, zero points) counts too.
+- A dot product of n non-zero weights is n multiplications and n - 1 additions, a bias one more
+  addition. A multiplication counts as (wider operand) / 32, an addition as accumulator / 32.
+- The other operators that compute are in `OTHER_OPERATIONS`. Changes of type, copies and
+  comparisons outside of activation and pooling are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgekit.bench.count import Counts, NodeCount
+from edgekit.bench.mac_rules import MAC_RULES
+
+IMT_PARAMS = 5.6e6
+IMT_MACS = 2.8e8
+MICRONET_PARAMS = 36.5e6
+MICRONET_OPERATIONS = 10.49e9
+
+
+@dataclass(frozen=True)
+class ScoreConventions:
+    """What the MicroNet rules leave to the entry.
+
+    Attributes:
+        mask_bits: Bits an element of the mask of a tensor with zeros.
+        accumulator_bits: Width of an addition.
+        free_16_bits: Count 32-bit values and operands as 16-bit, which the rules allow to entries
+            that quantize nothing below 16 bits; an entry that does gets no such allowance.
+    """
+
+    mask_bits: int = 1
+    accumulator_bits: int = 32
+    free_16_bits: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Both scores of a model."""
+
+    imt: float
+    micronet2019: float
+
+
+Operations = tuple[int, int]
+
+
+def _per_output(multiplications: int, additions: int) -> Callable[[NodeCount], Operations]:
+    return lambda node: (node.outputs * multiplications, node.outputs * additions)
+
+
+def _per_operand_multiplied(node: NodeCount) -> Operations:
+    return node.outputs * max(node.operands - 1, 1), 0
+
+
+def _per_operand_added(node: NodeCount) -> Operations:
+    return 0, node.outputs * max(node.operands - 1, 1)
+
+
+def _mean(node: NodeCount) -> Operations:
+    return node.outputs, max(node.inputs - node.outputs, 0)
+
+
+def _window_mean(node: NodeCount) -> Operations:
+    return node.outputs, node.outputs * (node.window - 1)
+
+
+def _window_max(node: NodeCount) -> Operations:
+    return node.outputs * (node.window - 1), 0
+
+
+# Operator -> (multiplications, additions). Comparisons, divisions and exponentials count as
+# multiplications, as the organizers' counter has ReLU (1, 0), sigmoid (2, 1) and swish (3, 1).
+OTHER_OPERATIONS: dict[str, Callable[[NodeCount], Operations]] = {
+    "Add": _per_operand_added,
+    "AveragePool": _window_mean,
+    "BatchNormalization": _per_output(1, 1),
+    "Clip": _per_output(1, 0),
+    "Div": _per_output(1, 0),
+    "Elu": _per_output(2, 1),
+    "Exp": _per_output(1, 0),
+    "Gelu": _per_output(3, 1),
+    "GlobalAveragePool": _mean,
+    "GlobalMaxPool": lambda node: (max(node.inputs - node.outputs, 0), 0),
+    "HardSigmoid": _per_output(2, 1),
+    "HardSwish": _per_output(3, 1),
+    "LeakyRelu": _per_output(1, 0),
+    "Max": _per_operand_multiplied,
+    "MaxPool": _window_max,
+    "Min": _per_operand_multiplied,
+    "Mul": _per_operand_multiplied,
+    "PRelu": _per_output(1, 0),
+    "ReduceMean": _mean,
+    "ReduceSum": lambda node: (0, max(node.inputs - node.outputs, 0)),
+    "Relu": _per_output(1, 0),
+    "Sigmoid": _per_output(2, 1),
+    "Softmax": _per_output(2, 1),
+    "Sub": _per_output(0, 1),
+    "Sum": _per_operand_added,
+    "Swish": _per_output(3, 1),
+    "Tanh": _per_output(2, 1),
+    "com.microsoft.QLinearAdd": _per_output(0, 1),
+    "com.microsoft.QLinearGlobalAveragePool": _mean,
+    "com.microsoft.QLinearMul": _per_output(1, 0),
+    "com.microsoft.QLinearSigmoid": _per_output(2, 1),
+}
+
+
+def score(counts: Counts, conventions: ScoreConventions | None = None) -> Scores:
+    """Both scores of a counted model."""
+    return Scores(imt(counts), micronet2019(counts, conventions or ScoreConventions()))
+
+
+def imt(counts: Counts) -> float:
+    """The IMT score; the formula is in the module's docstring."""
+    storage = sum(tensor.nonzero * tensor.bits / 32 for tensor in counts.learned)
+    work = sum(
+        node.macs * max(node.weight_bits, node.activation_bits) / 32 for node in counts.nodes
+    )
+    return storage / IMT_PARAMS + work / IMT_MACS
+
+
+def micronet2019(counts: Counts, conventions: ScoreConventions) -> float:
+    """The MicroNet 2019 score for CIFAR-100; the rules are in the module's docstring."""
+    free = conventions.free_16_bits and _narrowest(counts) >= 16
+    storage = storage_bits(counts, conventions.mask_bits, free)
+    operations = sum(
+        node_operations(node, conventions.accumulator_bits, free) for node in counts.nodes
+    )
+    return storage / 32 / MICRONET_PARAMS + operations / MICRONET_OPERATIONS
+
+
+def storage_bits(counts: Counts, mask_bits: int = 1, free_16_bits: bool = False) -> int:
+    """Bits that the MicroNet rules count: learned tensors dense or masked, and all else needed."""
+    total = 0
+    learned = {id(tensor) for tensor in counts.learned}
+    for tensor in counts.parameters:
+        if id(tensor) not in learned:
+            total += tensor.stored_bits
+            continue
+        bits = min(tensor.bits, 16) if free_16_bits else tensor.bits
+        total += tensor.nonzero * bits
+        if tensor.nonzero < tensor.elements:
+            total += tensor.elements * mask_bits
+    return total
+
+
+def node_operations(node: NodeCount, accumulator_bits: int, free_16_bits: bool = False) -> float:
+    """A node's operations in units of one 32-bit operation, times its runs."""
+    width = max(node.weight_bits, node.activation_bits)
+    if node.op_type in MAC_RULES:
+        starts = node.outputs * max(node.runs, 0) * (0 if node.has_bias else 1)
+        multiplications, additions = node.effective_macs, max(node.effective_macs - starts, 0)
+    elif node.op_type in OTHER_OPERATIONS:
+        each = OTHER_OPERATIONS[node.op_type](node)
+        multiplications, additions = each[0] * node.runs, each[1] * node.runs
+    else:
+        return 0.0
+    width = min(width, 16) if free_16_bits else width
+    return multiplications * width / 32 + additions * accumulator_bits / 32
+
+
+def _narrowest(counts: Counts) -> int:
+    widths = [tensor.bits for tensor in counts.learned]
+    widths += [min(node.weight_bits, node.activation_bits) for node in counts.nodes if node.macs]
+    return min(widths, default=32)

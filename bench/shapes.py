@@ -1,0 +1,235 @@
+"""Static shapes of every value in a model, for one sample, from the file alone.
+
+onnx's own shape inference does the work, on a skeleton of the graph that holds no large tensor.
+Operators of onnxruntime's own domain are shown to it as the standard operators whose output shape
+they share (`STAND_INS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.preprocessing import Preprocessing
+
+Shape = tuple[int, ...]
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+# (operator that has the same output shape, inputs of ours that it takes)
+STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "BiasGelu": ("Identity", (0,)),
+    "DequantizeLinear": ("Identity", (0,)),
+    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "FastGelu": ("Identity", (0,)),
+    "FusedConv": ("Conv", (0, 1)),
+    "FusedGemm": ("Gemm", (0, 1)),
+    "Gelu": ("Identity", (0,)),
+    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearLeakyRelu": ("Identity", (0,)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearSigmoid": ("Identity", (0,)),
+    "QLinearSoftmax": ("Identity", (0,)),
+    "QuantizeLinear": ("Identity", (0,)),
+    "QuickGelu": ("Identity", (0,)),
+}
+_KEPT_BYTES = 1024  # tensors up to this size stay: shape inference reads shapes and axes from them
+
+
+def with_static_shapes(
+    model: ir.Model, input_shapes: Mapping[str, Shape] | None = None
+) -> ir.Model:
+    """A copy of the model with functions inlined and shapes and types filled in.
+
+    An open first axis of an input is the batch and becomes 1; the other open axes of the first
+    input come from the model's preprocessing metadata where it has any, all others from
+    `input_shapes`. A value whose shape cannot be known keeps an open one.
+
+    Args:
+        model: Any model; it is left as it is, and its tensors are shared with the copy.
+        input_shapes: Shapes of inputs by name.
+
+    Raises:
+        ModelFileError: `input_shapes` does not fit the model, or the graph contradicts itself.
+    """
+    work = model.clone()
+    if work.functions:
+        InlinePass()(work)
+    _bind_inputs(work, input_shapes or {})
+    inferred = _infer(work)
+    _take_over(work.graph, inferred.graph)
+    return work
+
+
+def static_shape(value: ir.Value | None) -> Shape | None:
+    """The value's shape where every axis is known, else None."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return tensor_shape(value.const_value)
+    shape = value.shape
+    if shape is None or not shape.is_static():
+        return None
+    return tuple(int(dim) for dim in shape if isinstance(dim, int))
+
+
+def tensor_shape(tensor: ir.TensorProtocol) -> Shape:
+    """Shape of a stored tensor."""
+    return tuple(dim for dim in tensor.shape if isinstance(dim, int))
+
+
+def graph_inputs(model: ir.Model) -> list[ir.Value]:
+    """What a caller must feed: the graph's inputs without those that have stored values."""
+    return [value for value in model.graph.inputs if value.const_value is None]
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies that a control-flow node holds."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def operator(node: ir.Node) -> str:
+    """The operator's name as the tables have it: with its domain unless that is ONNX's own."""
+    if node.domain in STANDARD_DOMAINS:
+        return node.op_type
+    if node.domain == "com.microsoft" and node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+        return node.op_type  # the standard operator, for types that older opsets lack
+    return f"{node.domain}.{node.op_type}"
+
+
+def _bind_inputs(model: ir.Model, input_shapes: Mapping[str, Shape]) -> None:
+    inputs = {str(value.name): value for value in graph_inputs(model)}
+    for name in input_shapes:
+        if name not in inputs:
+            known = ", ".join(inputs) or "none"
+            raise ModelFileError(f"--input-shape: the model has no input {name!r}; it has {known}")
+    preprocessing = Preprocessing.from_metadata(model.metadata_props)
+    for position, (name, value) in enumerate(inputs.items()):
+        given = input_shapes.get(name)
+        if value.shape is None:
+            value.shape = None if given is None else ir.Shape(given)
+            continue
+        if given is None and preprocessing is not None and position == 0:
+            sample = preprocessing.input_shape
+            given = (-1, *sample) if len(value.shape) == len(sample) + 1 else None
+        value.shape = ir.Shape(_bound(value, given))
+
+
+def _bound(value: ir.Value, given: Shape | None) -> list[int | ir.SymbolicDim]:
+    dims = list(value.shape or ())
+    if given is not None and len(given) != len(dims):
+        raise ModelFileError(
+            f"--input-shape: {value.name!r} has {len(dims)} axes, {len(given)} sizes were given"
+        )
+    for axis, dim in enumerate(dims):
+        size = given[axis] if given is not None else -1
+        if isinstance(dim, int):
+            if size not in (-1, dim):
+                raise ModelFileError(
+                    f"--input-shape: axis {axis} of {value.name!r} is fixed to {dim} in the file, "
+                    f"not {size}"
+                )
+        elif size != -1:
+            dims[axis] = size
+        elif axis == 0:
+            dims[axis] = 1
+    return dims
+
+
+def _infer(work: ir.Model) -> onnx.ModelProto:
+    skeleton = work.clone()
+    for graph in [skeleton.graph, *skeleton.graph.subgraphs()]:
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = _stub(value.const_value, value.name or "")
+        for node in graph:
+            _strip(node)
+    try:
+        return onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), data_prop=True)
+    except Exception as error:  # onnx raises several unrelated types
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelFileError(
+            f"shapes cannot be inferred ({first_line}): check the model with onnx.checker"
+        ) from error
+
+
+def _strip(node: ir.Node) -> None:
+    attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+    if attribute is not None and not attribute.is_ref():
+        stub = _stub(attribute.as_tensor(), "value")
+        node.attributes["value"] = ir.AttrTensor("value", stub)
+    stand_in = STAND_INS.get(node.op_type) if node.domain == "com.microsoft" else None
+    if stand_in is None:
+        for output in node.outputs if node.domain in STANDARD_DOMAINS else ():
+            output.shape = None  # what the file says was written for another batch size
+        return
+    inputs = [node.inputs[index] for index in stand_in[1]]
+    node.op_type, node.domain = stand_in[0], ""
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+    for output in node.outputs:
+        output.shape = None
+
+
+def _stub(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """The tensor, or one of its shape and type whose data is nowhere."""
+    if tensor.nbytes <= _KEPT_BYTES or tensor.dtype == ir.DataType.STRING:
+        return tensor
+    shape = ir.Shape(tensor_shape(tensor))
+    return ir.ExternalTensor("absent", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+
+
+def _take_over(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
+    found = {info.name: info.type for info in _value_infos(inferred)}
+    for value in graph.inputs:
+        _assign(value, found)
+    for node, twin in zip(graph, inferred.node, strict=True):
+        for output in node.outputs:
+            _assign(output, found)
+        bodies = {a.name: [a.g] if a.HasField("g") else list(a.graphs) for a in twin.attribute}
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _take_over(attribute.as_graph(), bodies[name][0])
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for body, body_twin in zip(attribute.as_graphs(), bodies[name], strict=True):
+                    _take_over(body, body_twin)
+
+
+def _value_infos(graph: onnx.GraphProto) -> Iterable[onnx.ValueInfoProto]:
+    return [*graph.input, *graph.value_info, *graph.output]
+
+
+def _assign(value: ir.Value, found: Mapping[str, onnx.TypeProto]) -> None:
+    kind = found.get(value.name or "")
+    if kind is None or not kind.HasField("tensor_type"):
+        return
+    tensor = kind.tensor_type
+    value.shape = (
+        ir.Shape(
+            [
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+                for dim in tensor.shape.dim
+            ]
+        )
+        if tensor.HasField("shape")
+        else None
+    )
+    if tensor.elem_type and value.type is None:
+        value.type = ir.TensorType(ir.DataType(tensor.elem_type))
+
+
+def elements(shape: Shape) -> int:
+    """Number of elements of a tensor of this shape."""
+    return prod(shape)
