@@ -1,0 +1,131 @@
+"""Fold a BatchNormalization into the convolution or Gemm before it.
+
+With y = a * x + b for the normalization (see batch_norm.py; one a and b a channel) and
+x = W * z + B for the operator before it,
+
+    y = (a W) * z + (a B + b)
+
+where a multiplies the weights of each output channel:
+
+    Conv           W [out, in / groups, *kernel]             a along axis 0
+    ConvTranspose  W [in, out / groups, *kernel]             a along axis 1, group by group
+    Gemm           W [in, out], or [out, in] with transB     a along the axis of out
+                   x = alpha z W + beta C:                   C' = a beta C + b, beta' = 1
+
+All in float64, rounded once to the weight's type. Refused are:
+
+1. a weight that another input reads too: folding would need a second copy of it;
+2. a weight, bias or statistic that is a graph input, which a caller may replace, or that is
+   computed, as behind a DequantizeLinear;
+3. an intermediate result that is a graph output, that other nodes read, subgraphs included, or
+   that is read in another graph than it is made in;
+4. a BatchNormalization in training mode, or with statistics for each position;
+5. a Gemm whose C differs from row to row;
+6. a result that does not fit the weight's type.
+
+A bias that others read too is no obstacle: the folded one becomes an initializer of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgekit.export.passes.base import GraphPass, NotExactError, is_op
+from edgekit.export.passes.batch_norm import affine
+from edgekit.export.passes.values import (
+    bias_stem,
+    bypass,
+    cast_like,
+    only_reader,
+    read_bias,
+    read_own_floats,
+    write_constant,
+)
+
+Floats = NDArray[np.float64]
+
+
+def _scale_conv(_: ir.Node, weight: Floats, factor: Floats) -> Floats:
+    return weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+
+
+def _scale_conv_transpose(node: ir.Node, weight: Floats, factor: Floats) -> Floats:
+    groups = node.attributes.get_int("group", 1)
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
+    factors = factor.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
+    return (by_group * factors).reshape(weight.shape)
+
+
+def _scale_gemm(node: ir.Node, weight: Floats, factor: Floats) -> Floats:
+    return weight * (factor[:, None] if node.attributes.get_int("transB", 0) else factor)
+
+
+_SCALE: dict[str, Callable[[ir.Node, Floats, Floats], Floats]] = {
+    "Conv": _scale_conv,
+    "ConvTranspose": _scale_conv_transpose,
+    "Gemm": _scale_gemm,
+}
+
+
+class FoldBatchNorm(GraphPass):
+    """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm before it, where exact."""
+
+    def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
+        """Fold the BatchNormalization that reads this node's output."""
+        if not is_op(node, *_SCALE) or not any(
+            is_op(reader, "BatchNormalization") for reader in node.outputs[0].consumers()
+        ):
+            return 0
+        normalization = only_reader(node.outputs[0])
+        factor, shift = affine(model, normalization)
+        weight_value = node.inputs[1]
+        weight = read_own_floats(weight_value, "weight")
+        check_channels(output_channels(node, weight), factor)
+        bias = gemm_bias(node, len(factor)) if node.op_type == "Gemm" else None
+        if bias is None:
+            bias = read_bias(node, 2, len(factor))
+        new_weight = cast_like(_SCALE[node.op_type](node, weight, factor), weight_value, "weight")
+        new_bias = cast_like(bias * factor + shift, weight_value, "bias")
+        write_constant(model, node, 1, new_weight, "weight")
+        write_constant(model, node, 2, new_bias, bias_stem(node))
+        if node.op_type == "Gemm":
+            node.attributes.pop("beta", None)
+        bypass(normalization, node.outputs[0])
+        return 1
+
+
+def output_channels(node: ir.Node, weight: Floats) -> int:
+    """How many channels a Conv, ConvTranspose or Gemm makes."""
+    if node.op_type == "ConvTranspose":
+        return int(weight.shape[1]) * node.attributes.get_int("group", 1)
+    if node.op_type == "Gemm" and not node.attributes.get_int("transB", 0):
+        return int(weight.shape[1])
+    return int(weight.shape[0])
+
+
+def check_channels(channels: int, factor: Floats) -> None:
+    """Pass where a BatchNormalization has as many channels as the operator beside it.
+
+    Raises:
+        NotExactError: it has not; the model is invalid.
+    """
+    if factor.shape != (channels,):
+        raise NotExactError(
+            f"its BatchNormalization has statistics {list(factor.shape)} for {channels} channels"
+        )
+
+
+def gemm_bias(node: ir.Node, channels: int) -> Floats:
+    """What a Gemm adds to each row, beta times C, as [channels].
+
+    Raises:
+        NotExactError: C is not stored, or differs from row to row.
+    """
+    bias = read_bias(node, 2, channels) * node.attributes.get_float("beta", 1.0)
+    if bias.ndim == 2 and bias.shape[0] != 1:
+        raise NotExactError("its C differs from row to row")
+    return np.broadcast_to(bias.reshape(-1), (channels,))

@@ -1,0 +1,62 @@
+"""Compute what does not depend on the input, once and for all, by onnxscript's constant folding.
+
+A result takes the place of the nodes that compute it, under these limits, because the file that
+ships must not grow:
+
+1. Results of more than 256 elements stay computed, unless the constants that they are computed
+   from disappear and are at least as large (a ConstantOfShape or an Expand is not written out).
+2. QuantizeLinear and DequantizeLinear stay: folded, a quantized weight would be float32 again.
+3. A Cast to a wider type stays: folded, a weight stored in half precision would double.
+
+Random operators, control flow, nodes that read a graph input, and nodes with several outputs stay
+as well.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
+
+from edgekit.export.graph import nodes
+from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import stored
+
+# Elements.
+_INPUT_LIMIT = 1 << 20
+_OUTPUT_LIMIT = 256
+
+
+class FoldConstants(ir.passes.InPlacePass):
+    """Replace what depends on constants alone with its result, where the file does not grow."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold in place."""
+        result = fold_constants_ir(
+            model,
+            onnx_shape_inference=True,
+            input_size_limit=_INPUT_LIMIT,
+            output_size_limit=_OUTPUT_LIMIT,
+            should_fold=_should_fold,
+        )
+        _drop_notes(model)
+        return ir.passes.PassResult(model, result.modified)
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """False for a widening Cast; None leaves the decision to the limits."""
+    tensor = stored(node.inputs[0]) if is_op(node, "Cast") else None
+    if tensor is None:
+        return None
+    target = ir.DataType(node.attributes.get_int("to", 0))
+    widens = target != ir.DataType.STRING and target.bitwidth > tensor.dtype.bitwidth
+    return False if widens else None
+
+
+def _drop_notes(model: ir.Model) -> None:
+    """Remove onnxscript's record of what each constant was folded from; it would be written out."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            value.metadata_props.pop(FOLDED_FROM_KEY, None)
+    for node in nodes(model):
+        for output in node.outputs:
+            output.metadata_props.pop(FOLDED_FROM_KEY, None)

@@ -1,0 +1,77 @@
+"""The passes that `optimize` runs, in the order that it runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedFunctionsPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
+
+from edgekit.export.passes.fold_batch_norm import FoldBatchNorm
+from edgekit.export.passes.fold_batch_norm_into_next import FoldBatchNormIntoNext
+from edgekit.export.passes.fold_constants import FoldConstants
+from edgekit.export.passes.remove_identities import RemoveIdentities
+from edgekit.export.passes.strip_zero_channels import StripZeroChannels
+
+# Elements; larger constants are not compared, as the comparison holds them all in memory.
+_COMPARED_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True)
+class PassEntry:
+    """A pass that users can name.
+
+    Attributes:
+        factory: Makes the pass.
+        summary: What it does, in one line for `--list-passes`.
+    """
+
+    factory: Callable[[], ir.passes.PassBase]
+    summary: str
+
+
+def _merge_constants() -> ir.passes.PassBase:
+    return DeduplicateInitializersPass(size_limit=_COMPARED_LIMIT)
+
+
+def _remove_unused() -> ir.passes.PassBase:
+    return ir.passes.Sequential(
+        RemoveUnusedNodesPass(),
+        RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call] # declares no return type
+        RemoveUnusedOpsetsPass(),
+    )
+
+
+PASSES: dict[str, PassEntry] = {
+    "fold-constants": PassEntry(
+        FoldConstants, "compute what does not depend on the input (onnxscript)"
+    ),
+    "remove-identities": PassEntry(
+        RemoveIdentities, "remove Identity, idle Dropout, Cast, Reshape, Transpose and the like"
+    ),
+    "fold-batch-norm": PassEntry(
+        FoldBatchNorm, "fold BatchNormalization into the Conv, ConvTranspose or Gemm before it"
+    ),
+    "fold-batch-norm-into-next": PassEntry(
+        FoldBatchNormIntoNext, "fold BatchNormalization into the Conv or Gemm after it, where exact"
+    ),
+    "strip-zero-channels": PassEntry(
+        StripZeroChannels, "remove channels that are constant or that nothing reads"
+    ),
+    "merge-common-subexpressions": PassEntry(
+        CommonSubexpressionEliminationPass, "compute once what is computed twice (onnx-ir)"
+    ),
+    "merge-equal-constants": PassEntry(
+        _merge_constants, "store once what is stored twice (onnx-ir)"
+    ),
+    "remove-unused": PassEntry(
+        _remove_unused, "remove nodes, constants, functions and opsets that nothing uses (onnx-ir)"
+    ),
+}
