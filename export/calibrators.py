@@ -98,7 +98,7 @@ class OnnxRuntimeCalibrator:
             with quiet():
                 found = calibrator.compute_data()
         return {
-            name: (float(data.lowest), float(data.highest)) for name, data in found.data.items()
+            name: (data.lowest.item(), data.highest.item()) for name, data in found.data.items()
         }
 
 
@@ -113,8 +113,8 @@ class _OneBatch:
         return feed
 
 
-# Entropy searches 128 quantized bins in a histogram of more; with onnxruntime's default of 128 there
-# would be nothing to search. Its "Distribution" method is for float8 and gives no range for integers.
+# Entropy looks for 128 quantized bins in a histogram of more: onnxruntime's default, 128 of 128,
+# leaves nothing to look for. Its Distribution is for float8 and gives integers no range.
 CALIBRATORS: dict[str, Calibrator] = {
     "minmax": OnnxRuntimeCalibrator("MinMax", {"symmetric": False}),
     "percentile": OnnxRuntimeCalibrator(

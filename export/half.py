@@ -12,7 +12,7 @@ than to 2^-24 becomes zero. Both are reported; nothing is clipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +65,6 @@ class Flushed:
     count: int
     largest: float
 
-    def __str__(self) -> str:
-        return (
-            f"{self.tensor}: {self.count} values up to {self.largest:.3g} became zero, below half "
-            f"precision's {SMALLEST:.3g}"
-        )
-
 
 @dataclass(frozen=True)
 class HalfReport:
@@ -87,12 +81,15 @@ class HalfReport:
     flushed: tuple[Flushed, ...]
 
 
-def to_fp16(model: ir.Model, *, keep_io: bool = True) -> tuple[ir.Model, HalfReport]:
+def to_fp16(
+    model: ir.Model, *, keep_io: bool = True, exclude: Collection[str] = ()
+) -> tuple[ir.Model, HalfReport]:
     """Convert weights and activations to half precision with onnxruntime's converter.
 
     Args:
         model: A float32 model; it is not changed.
         keep_io: Leave graph inputs and outputs float32.
+        exclude: Names of nodes that stay float32.
 
     Returns:
         The converted model, and what half precision could not hold.
@@ -105,11 +102,11 @@ def to_fp16(model: ir.Model, *, keep_io: bool = True) -> tuple[ir.Model, HalfRep
         common.NameFixPass(),
     )(work)
     out_of_range = tuple(_out_of_range(work))
-    blocked = sorted({node for tensor in out_of_range for node in tensor.nodes})
+    blocked = {*exclude, *(node for tensor in out_of_range for node in tensor.nodes)}
     flushed = tuple(_round_to_half(work, {tensor.tensor for tensor in out_of_range}))
     with quiet():
         proto = convert_float_to_float16(
-            to_proto(work), keep_io_types=keep_io, node_block_list=blocked
+            to_proto(work), keep_io_types=keep_io, node_block_list=sorted(blocked)
         )
     result = from_proto(proto)
     common.TopologicalSortPass()(result)  # the converter appends its Casts at the end
@@ -117,7 +114,9 @@ def to_fp16(model: ir.Model, *, keep_io: bool = True) -> tuple[ir.Model, HalfRep
     return result, HalfReport(halves, out_of_range, flushed)
 
 
-def to_fp16_storage(model: ir.Model) -> tuple[ir.Model, HalfReport]:
+def to_fp16_storage(
+    model: ir.Model, *, exclude: Collection[str] = ()
+) -> tuple[ir.Model, HalfReport]:
     """Store weights in half precision, each behind one Cast to float32.
 
     Initializers of fewer than `MIN_STORED_ELEMENTS` elements stay as they are: the Cast would be
@@ -125,6 +124,7 @@ def to_fp16_storage(model: ir.Model) -> tuple[ir.Model, HalfReport]:
 
     Args:
         model: A float32 model; it is not changed.
+        exclude: Names of nodes whose weights stay float32.
 
     Returns:
         The converted model, and what half precision could not hold.
@@ -133,8 +133,11 @@ def to_fp16_storage(model: ir.Model) -> tuple[ir.Model, HalfReport]:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(work)
     out_of_range = tuple(t for t in _out_of_range(work) if _is_stored(work, t.tensor))
     kept = {tensor.tensor for tensor in out_of_range}
+    kept |= {
+        str(v.name) for n in work.graph if n.name in exclude for v in n.inputs if v is not None
+    }
     names = [n for n in work.graph.initializers if n not in kept and _is_stored(work, n)]
-    flushed = []
+    flushed: list[Flushed] = []
     for name in names:
         value = work.graph.initializers[name]
         weights = _array(value)

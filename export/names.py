@@ -90,7 +90,7 @@ def _name_constants(model: ir.Model, parameters: Collection[str], taken: set[str
     for value in list(model.graph.initializers.values()):
         if value.name in parameters:
             continue
-        user, index = value.uses()[0]
+        user, index = next(iter(value.uses()))
         value.name = _unique(f"{user.name}/{_input_role(user, index, version)}", taken)
 
 

@@ -23,6 +23,8 @@ MAX_REL_ERROR = 1e-4
 # What is left where all logits are next to zero.
 MAX_ABS_ERROR = 1e-7
 
+_TINY = float(np.finfo(np.float32).tiny)
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -86,7 +88,7 @@ def compare_logits(expected: NDArray[np.float32], actual: NDArray[np.float32]) -
     parity = Parity(
         samples=len(expected),
         max_abs_error=float(difference.max()),
-        max_rel_error=float(difference.max()) / max(largest, np.finfo(np.float32).tiny),
+        max_rel_error=float(difference.max()) / max(largest, _TINY),
         top1_agreement=float((expected.argmax(1) == actual.argmax(1)).mean()),
     )
     limit = MAX_ABS_ERROR + MAX_REL_ERROR * largest

@@ -33,7 +33,7 @@ def simplify_export(model: ir.Model) -> None:
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
     )(model)
 
@@ -73,6 +73,4 @@ def _pool_spatial_mean(graph: ir.Graph, node: ir.Node) -> None:
         return
     pool = ir.node("GlobalAveragePool", [data], name=node.name)
     pool.metadata_props.update(node.metadata_props)
-    ir.convenience.replace_nodes_and_values(
-        graph, node, [node], [pool], node.outputs, pool.outputs
-    )
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [pool], node.outputs, pool.outputs)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 20
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 
-# What torch's exporter is written for; asked for another opset it converts, and keeps 18 if it fails.
+# What torch's exporter is written for. Asked for another it converts, and stays here if it fails.
 _EXPORTER_OPSET = 18
 # Two samples: torch.export takes a dimension of one for a constant.
 _EXAMPLE_SAMPLES = 2

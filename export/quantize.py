@@ -1,0 +1,276 @@
+"""Smaller numbers: the precisions that edgekit writes, and what became of each node.
+
+| precision | weights | activations | calibration |
+|---|---|---|---|
+| `int8` | int8 per channel | uint8 | yes |
+| `int16` | int8 per channel | uint16 | yes |
+| `dynamic-int8` | int8 per channel | uint8, as they come | no |
+| `fp16` | float16 | float16 | no |
+| `fp16-storage` | float16 in the file | float32 | no |
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from edgekit.export.calibration import CalibrationReader, Feed
+from edgekit.export.calibrators import Progress, calibrator
+from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
+from edgekit.export.half import LARGEST, SMALLEST, HalfReport, to_fp16, to_fp16_storage
+from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
+from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
+from edgekit.export.to_qdq import QDQ_OPS, ActivationType, raise_opset, to_qdq
+from edgekit.export.verify import random_inputs, run_outputs
+from edgekit.runtime.errors import InputError, ModelFileError
+from edgekit.runtime.preprocessing import PREFIX
+from edgekit.runtime.session import open_session
+
+DEFAULT_METHOD = "minmax"
+
+_QUANTIZED_OPS = re.compile(r"(Dynamic)?QuantizeLinear|DequantizeLinear|QLinear\w+|\w+Integer")
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """A converted model and what was done to it."""
+
+    model: ir.Model
+    report: QuantizeReport
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A conversion as the entries of `PRECISIONS` get it; the model is theirs."""
+
+    model: ir.Model
+    reader: CalibrationReader | None
+    method: str
+    exclude: Collection[str]
+    keep_io: bool
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class _Done:
+    model: ir.Model
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One row of `PRECISIONS`.
+
+    Attributes:
+        convert: Does it.
+        calibrated: Whether it needs calibration data.
+        op_types: Operators that it converts; empty for all.
+        weights_only: Whether it leaves nodes without weights as they are.
+    """
+
+    convert: Callable[[_Job], _Done]
+    calibrated: bool = False
+    op_types: tuple[str, ...] = ()
+    weights_only: bool = False
+
+
+def quantize(
+    model: ir.Model,
+    precision: str,
+    *,
+    reader: CalibrationReader | Iterable[Feed] | None = None,
+    method: str = DEFAULT_METHOD,
+    exclude: str | None = None,
+    keep_io: bool = True,
+    progress: Progress | None = None,
+) -> QuantizeResult:
+    """Convert a float32 model to one of `PRECISIONS`.
+
+    Args:
+        model: A float32 model; it is not changed.
+        precision: A key of `PRECISIONS`.
+        reader: Calibration data, for the precisions that need it: a `CalibrationReader`, or any
+            iterable of `{input name: array}`. fp16 tries its activations on the first batch.
+        method: A key of `CALIBRATORS`, for the precisions that need calibration.
+        exclude: Regular expression; nodes in whose name it is found stay float32.
+        keep_io: For fp16: leave the graph's inputs and outputs float32.
+        progress: Called with calibration batches done and their total.
+
+    Returns:
+        A model that the checker and onnxruntime accept, with the settings in its metadata, and
+        the report.
+
+    Raises:
+        InputError: there is no such precision or method, a precision that needs calibration gets
+            no reader, or the regular expression is not one or matches no node.
+        DataError: the calibration data is unusable, or does not fit the model.
+        ModelFileError: the model is quantized or half precision already, has nothing to quantize,
+            or the result would not run.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    entry = PRECISIONS[precision]
+    if entry.calibrated and reader is None:
+        raise InputError(f"{precision} needs calibration data: give some with --calib")
+    _check_float(model)
+    work = _prepare(model)
+    excluded = _excluded(work, exclude)
+    if reader is not None and not isinstance(reader, CalibrationReader):
+        reader = CalibrationReader.from_feeds(reader)
+    job = _Job(work, reader, method, excluded, keep_io, progress)
+    done = entry.convert(job)
+    settings: dict[str, Any] = dict(done.settings)
+    if exclude is not None:
+        settings |= {"exclude": exclude, "excluded": sorted(excluded)}
+    result = _finish(done.model, model, precision, settings)
+    converted, left = account(
+        work, result, excluded, op_types=entry.op_types, weights_only=entry.weights_only
+    )
+    return QuantizeResult(result, QuantizeReport(precision, converted, left, done.notes, settings))
+
+
+def _check_float(model: ir.Model) -> None:
+    quantized = Counter(n.op_type for n in nodes(model) if _QUANTIZED_OPS.fullmatch(n.op_type))
+    if quantized:
+        found = ", ".join(f"{count} {name}" for name, count in quantized.most_common(2))
+        raise ModelFileError(
+            f"the model is quantized already ({found}): start from the float32 model"
+        )
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    values = [v for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values())]
+    if any(value.dtype in halves for value in values):
+        raise ModelFileError("the model is half precision already: start from the float32 model")
+    if not any(node.op_type in WEIGHTED_OPS for node in nodes(model)):
+        raise ModelFileError(
+            f"the model has no {', '.join(WEIGHTED_OPS[:-1])} or {WEIGHTED_OPS[-1]}: "
+            "there is nothing to convert"
+        )
+
+
+def _prepare(model: ir.Model) -> ir.Model:
+    """A copy with constants as initializers, types inferred, and a name for every node."""
+    work = from_proto(to_proto(model))
+    ir.passes.Sequential(
+        common.InlinePass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+        common.NameFixPass(),
+        common.ShapeInferencePass(),
+    )(work)
+    for index, node in enumerate(work.graph):
+        node.name = node.name or f"{node.op_type.lower()}_{index}"
+    return work
+
+
+def _excluded(model: ir.Model, exclude: str | None) -> frozenset[str]:
+    if exclude is None:
+        return frozenset()
+    names = [str(node.name) for node in model.graph]
+    try:
+        found = frozenset(name for name in names if re.search(exclude, name))
+    except re.error as error:
+        raise InputError(
+            f"--exclude {exclude!r} is no regular expression ({error}): escape special characters"
+        ) from error
+    if not found:
+        close = difflib.get_close_matches(exclude, names, n=5, cutoff=0.3) or names[:5]
+        raise InputError(f"--exclude {exclude!r} matches no node; close names: {', '.join(close)}")
+    return found
+
+
+def _finish(
+    result: ir.Model, original: ir.Model, precision: str, settings: Mapping[str, Any]
+) -> ir.Model:
+    result.metadata_props.clear()
+    result.metadata_props.update(original.metadata_props)
+    set_metadata(result, {f"{PREFIX}precision": precision})
+    if settings:
+        set_metadata(result, {f"{PREFIX}calibration": json.dumps(settings)})
+    result.producer_name, result.producer_version = (
+        original.producer_name,
+        original.producer_version,
+    )
+    try:
+        onnx.checker.check_model(to_proto(result), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"the {precision} model is not valid ONNX ({reason})") from error
+    with session_source(result) as source:
+        open_session(source)
+    return result
+
+
+def _static(activations: ActivationType) -> Callable[[_Job], _Done]:
+    def convert(job: _Job) -> _Done:
+        assert job.reader is not None
+        method = calibrator(job.method)
+        model = raise_opset(job.model, activations)
+        ranges = method.ranges(model, job.reader, QDQ_OPS, job.progress)
+        settings = {**job.reader.settings, "method": job.method, **method.settings}
+        return _Done(to_qdq(model, ranges, activations, job.exclude), settings=settings)
+
+    return convert
+
+
+def _dynamic(job: _Job) -> _Done:
+    return _Done(to_dynamic_int8(job.model, job.exclude))
+
+
+def _half(job: _Job) -> _Done:
+    model, report = to_fp16(job.model, keep_io=job.keep_io, exclude=job.exclude)
+    _check_activations(job, model)
+    return _Done(model, tuple(_half_notes(report)))
+
+
+def _half_storage(job: _Job) -> _Done:
+    model, report = to_fp16_storage(job.model, exclude=job.exclude)
+    return _Done(model, tuple(_half_notes(report)))
+
+
+def _check_activations(job: _Job, model: ir.Model) -> None:
+    """Run one batch, of calibration data where there is some: activations may overflow too."""
+    feed = random_inputs(job.model) if job.reader is None else next(iter(job.reader))
+    types = {value.name: value.dtype for value in model.graph.inputs}
+    halves = {
+        name: array.astype(np.float16) if types[name] == ir.DataType.FLOAT16 else array
+        for name, array in feed.items()
+    }
+    before, after = run_outputs(job.model, feed), run_outputs(model, halves)
+    for name, reference in before.items():
+        if np.isfinite(reference).all() and not np.isfinite(after[name]).all():
+            raise ModelFileError(
+                f"activations leave half precision's range of {LARGEST:.0f}, so that {name!r} is "
+                "not finite: use --precision fp16-storage, or --exclude the nodes at fault"
+            )
+
+
+def _half_notes(report: HalfReport) -> Iterator[str]:
+    yield from map(str, report.out_of_range)
+    if report.flushed:
+        count = sum(tensor.count for tensor in report.flushed)
+        largest = max(tensor.largest for tensor in report.flushed)
+        names = ", ".join(tensor.tensor for tensor in report.flushed)
+        yield (
+            f"{count} values up to {largest:.3g} became zero, below half precision's "
+            f"{SMALLEST:.3g}, in {names}"
+        )
+
+
+PRECISIONS: dict[str, Precision] = {
+    "int8": Precision(_static("QUInt8"), calibrated=True, op_types=QDQ_OPS),
+    "int16": Precision(_static("QUInt16"), calibrated=True, op_types=QDQ_OPS),
+    "dynamic-int8": Precision(_dynamic, op_types=DYNAMIC_OPS),
+    "fp16": Precision(_half),
+    "fp16-storage": Precision(_half_storage, weights_only=True),
+}

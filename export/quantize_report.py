@@ -1,0 +1,122 @@
+"""What a conversion to smaller numbers did to each node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+# Operators that hold weights: a model without any has nothing to quantize.
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LeftInFloat:
+    """A node that computes in float32 still, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What a conversion did.
+
+    Attributes:
+        precision: The precision asked for.
+        converted: Nodes that compute in it, by operator.
+        left: Nodes that compute in float32 still.
+        notes: What else the user should know, one sentence each.
+        settings: Every setting that was used.
+    """
+
+    precision: str
+    converted: Mapping[str, int]
+    left: tuple[LeftInFloat, ...]
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+def account(
+    before: ir.Model,
+    after: ir.Model,
+    excluded: Collection[str],
+    *,
+    op_types: Collection[str] = (),
+    weights_only: bool = False,
+) -> tuple[Mapping[str, int], tuple[LeftInFloat, ...]]:
+    """Count what became of the nodes that compute floats.
+
+    Args:
+        before: The float32 model, every node named.
+        after: The same model converted; nodes that stayed have their names.
+        excluded: Names of nodes that were to stay float32.
+        op_types: Operators that the conversion takes; empty for all.
+        weights_only: Whether it takes nothing but weights.
+
+    Returns:
+        Converted nodes by operator, and the others one by one.
+    """
+    survivors = {str(node.name): node for node in after.graph}
+    converted: Counter[str] = Counter()
+    left = []
+    for node in before.graph:
+        if not _counts(node, weights_only):
+            continue
+        name = str(node.name)
+        survivor = survivors.get(name) or survivors.get(f"{name}_MatMul")
+        takes_part = not op_types or node.op_type in op_types
+        if takes_part and (survivor is None or _computes_converted(survivor)):
+            converted[node.op_type] += 1
+            continue
+        left.append(
+            LeftInFloat(name, node.op_type, _reason(node, excluded, op_types, weights_only))
+        )
+    return dict(converted), tuple(left)
+
+
+def _counts(node: ir.Node, weights_only: bool) -> bool:
+    """Whether a node computes floats, and with weights where only these are converted."""
+    if weights_only and not any(_is_weight(value) for value in node.inputs):
+        return False
+    return any(output.dtype in (None, ir.DataType.FLOAT) for output in node.outputs)
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT
+
+
+def _computes_converted(node: ir.Node) -> bool:
+    """Whether a node works on half precision, or on what a DequantizeLinear gives it."""
+    sources = [value for value in node.inputs[:2] if value is not None]
+    if any(value.dtype == ir.DataType.FLOAT16 for value in (*sources, *node.outputs)):
+        return True
+    return any(_decoded(value) for value in sources)
+
+
+def _decoded(value: ir.Value) -> bool:
+    producer = value.producer()
+    if producer is None:
+        return False
+    if producer.op_type == "Cast":
+        stored = producer.inputs[0]
+        return stored is not None and stored.dtype == ir.DataType.FLOAT16
+    return producer.op_type == "DequantizeLinear"
+
+
+def _reason(
+    node: ir.Node, excluded: Collection[str], op_types: Collection[str], weights_only: bool
+) -> str:
+    if node.name in excluded:
+        return "excluded"
+    if op_types and node.op_type not in op_types:
+        return f"{node.op_type} has no quantized form here"
+    if weights_only:
+        return "its weights are few, or out of half precision's range"
+    if node.op_type in WEIGHTED_OPS:
+        return "its weights are no constant"
+    return "its input is float32"

@@ -1,0 +1,53 @@
+"""Dynamic quantization: int8 weights, activations quantized as they come.
+
+Built on onnxruntime.quantization; needs no calibration data. Convolutions become ConvInteger, Gemm
+and MatMul with constant weights become MatMulInteger, between DynamicQuantizeLinear and a
+multiplication by the scales; all of them standard operators.
+
+Limits: the range of an activation is that of the whole batch, so a sample's result depends on
+what shares its batch; and every other operator, the scaling of each result included, runs in
+float32. It pays for models made of large matrix products; convolutional ones get slower by it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.quiet import quiet
+from edgekit.runtime.model_file import read_model
+
+DYNAMIC_OPS = ("Conv", "MatMul", "Gemm")
+
+# onnxruntime turns a Gemm into a MatMul of this name and an Add before it looks at the exclusions.
+_GEMM_SUFFIX = "_MatMul"
+
+
+def to_dynamic_int8(model: ir.Model, exclude: Collection[str]) -> ir.Model:
+    """Quantize the nodes of `DYNAMIC_OPS` but for those in `exclude`.
+
+    Args:
+        model: A float32 model, its nodes named; it is not changed.
+        exclude: Names of nodes that stay float.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        with quiet():
+            quantize_dynamic(
+                to_proto(model),
+                path,
+                op_types_to_quantize=["Conv", "MatMul"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=[*exclude, *(f"{name}{_GEMM_SUFFIX}" for name in exclude)],
+            )
+        result = from_proto(read_model(path))
+    ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
+    return result

@@ -1,0 +1,147 @@
+"""Static quantization: QuantizeLinear/DequantizeLinear pairs from calibrated ranges.
+
+Built on onnxruntime.quantization, in the form that its CPU kernels, OpenVINO and others fuse into
+integer operators: weights int8, one scale per output channel, symmetric; activations unsigned with
+a zero point, one scale per tensor; biases int32 with scale input scale * weight scale. A Relu or
+Clip whose bounds are those of the range of its output is dropped: the quantizer clips there.
+
+Sixteen-bit activations need opset 21, where the standard QuantizeLinear has them; earlier only
+onnxruntime's own operators do, which edgekit does not write. The stock CPU runtime computes them in
+float32 between the pairs: `int16` is as exact as it is small, and no faster than float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from edgekit.export.calibrators import Ranges
+from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.opset import MIN_OPSET, convert_opset
+from edgekit.export.quiet import quiet
+
+ActivationType = Literal["QUInt8", "QUInt16"]
+
+# BatchNormalization, LayerNormalization, Softmax and the like are left out on purpose: they have no
+# integer kernel, so quantizing their constants would cost accuracy and save nothing.
+QDQ_OPS = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "Add",
+    "Mul",
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "Concat",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Pad",
+    "Resize",
+    "Split",
+    "Slice",
+    "Gather",
+)
+
+# Standard QuantizeLinear takes per-channel scales from 13 on, 16-bit integers from 21 on.
+_MIN_OPSETS: dict[ActivationType, int] = {"QUInt8": MIN_OPSET, "QUInt16": 21}
+
+# A quantized result of these at a graph output would only be rounded and made float again.
+_FLOAT_AT_OUTPUT = ("Conv", "Gemm", "MatMul", "Add")
+
+
+def raise_opset(model: ir.Model, activations: ActivationType) -> ir.Model:
+    """The model at an opset that has the quantizers for `activations`.
+
+    Raises:
+        ModelFileError: it cannot be converted to that opset.
+    """
+    return convert_opset(model, max(model.opset_imports[""], _MIN_OPSETS[activations]))
+
+
+def to_qdq(
+    model: ir.Model, ranges: Ranges, activations: ActivationType, exclude: Collection[str]
+) -> ir.Model:
+    """Quantize the nodes of `QDQ_OPS` but for those in `exclude`.
+
+    Args:
+        model: A float32 model from `raise_opset`, its nodes named; it is not changed.
+        ranges: Lowest and highest value of every tensor that those nodes read or write.
+        activations: "QUInt8" or "QUInt16".
+        exclude: Names of nodes that stay float.
+
+    Returns:
+        The quantized model; the graph's inputs and outputs stay float32.
+    """
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QDQQuantizer,
+        QuantType,
+        TensorData,
+        TensorsData,
+    )
+
+    bounds = TensorsData(
+        CalibrationMethod.MinMax,
+        {
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            for name, (low, high) in ranges.items()
+        },
+    )
+    with quiet():
+        quantizer = QDQQuantizer(
+            to_proto(model),
+            True,  # one scale per channel
+            False,  # all of the 8 bits
+            QuantType.QInt8,
+            QuantType[activations],
+            bounds,
+            [],
+            list(exclude),
+            list(QDQ_OPS),
+            {},
+        )
+        quantizer.quantize_model()
+    result = from_proto(quantizer.model.model)
+    _leave_outputs_float(model, result)
+    ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
+    return result
+
+
+def _leave_outputs_float(model: ir.Model, result: ir.Model) -> None:
+    for index, (before, after) in enumerate(
+        zip(model.graph.outputs, result.graph.outputs, strict=True)
+    ):
+        computed = _behind_pair(after)
+        origin, producer = before.producer(), computed.producer() if computed else None
+        if computed is None or origin is None or producer is None or computed.is_graph_output():
+            continue
+        if producer.op_type == origin.op_type and origin.op_type in _FLOAT_AT_OUTPUT:
+            name = after.name
+            after.name = f"{name}_dequantized"
+            computed.name, computed.type, computed.shape = name, after.type, after.shape
+            result.graph.outputs[index] = computed
+
+
+def _behind_pair(value: ir.Value) -> ir.Value | None:
+    """What a DequantizeLinear of a QuantizeLinear makes `value` from."""
+    dequantize = value.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return None
+    quantized = dequantize.inputs[0]
+    quantize = quantized.producer() if quantized is not None else None
+    if quantize is None or quantize.op_type != "QuantizeLinear":
+        return None
+    return quantize.inputs[0]
