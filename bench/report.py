@@ -10,22 +10,28 @@ from edgekit.bench.compare import BenchReport, ModelResult
 
 
 def summary_markdown(report: BenchReport) -> str:
-    """The comparison as GitHub-flavoured markdown: how it was measured, and one row a model.
+    """The comparison as GitHub-flavoured markdown: how it was measured, and one row a model."""
+    described = columns(report)
+    titles = [title for title, _ in described]
+    names = [f"`{name}`" for name in described[0][1]]
+    rows = zip(names, *(cells for _, cells in described[1:]), strict=True)
+    marks = ["---", *(["---:"] * (len(titles) - 1))]
+    lines = [_row(titles), _row(marks), *(_row(row) for row in rows)]
+    return "\n".join([heading(report), "", *lines, "", *notes(report)]).rstrip() + "\n"
 
-    A column that would be empty for every model is left out.
+
+def columns(report: BenchReport) -> list[tuple[str, list[str]]]:
+    """The comparison as text, column by column: (title, one cell a model).
+
+    The first column names the models. One that would be empty for every model is left out.
     """
-    names = model_names([Path(model.figures.path) for model in report.models])
     first = report.models[0]
-    columns: list[tuple[str, list[str]]] = [("model", [f"`{name}`" for name in names])]
+    described = [("model", model_names([Path(model.figures.path) for model in report.models]))]
     for title, cell in _COLUMNS.items():
         cells = [cell(model, first) for model in report.models]
         if any(cells):
-            columns.append((title, [text or "n/a" for text in cells]))
-    titles = [title for title, _ in columns]
-    marks = ["---", *(["---:"] * (len(columns) - 1))]
-    rows = zip(*(cells for _, cells in columns), strict=True)
-    lines = [_row(titles), _row(marks), *(_row(row) for row in rows)]
-    return "\n".join([_heading(report), "", *lines, "", *_notes(report)]).rstrip() + "\n"
+            described.append((title, [text or "n/a" for text in cells]))
+    return described
 
 
 def model_names(paths: Sequence[Path]) -> list[str]:
@@ -54,7 +60,7 @@ def _accuracy(model: ModelResult, _first: ModelResult) -> str:
     if accuracy is None:
         return ""
     low, high = accuracy.ci95
-    return f"{accuracy.top1:.2%} ({low:.1%} to {high:.1%})".replace("%", " %")
+    return f"{accuracy.top1:.2%} ({low:.1%} to {high:.1%})"
 
 
 def _speedup(model: ModelResult, first: ModelResult) -> str:
@@ -79,7 +85,8 @@ _COLUMNS: dict[str, Callable[[ModelResult, ModelResult], str]] = {
 }
 
 
-def _heading(report: BenchReport) -> str:
+def heading(report: BenchReport) -> str:
+    """How the comparison was measured, in one line."""
     settings, machine = report.settings, report.machine
     data = f"{report.data} ({report.split})" if report.data else "no data, random input"
     return (
@@ -89,18 +96,19 @@ def _heading(report: BenchReport) -> str:
     )
 
 
-def _notes(report: BenchReport) -> list[str]:
-    notes = []
+def notes(report: BenchReport) -> list[str]:
+    """What a reader of the table must know besides."""
+    lines = []
     for model in report.models:
         if model.figures.uncounted_ops:
             operators = ", ".join(model.figures.uncounted_ops)
-            notes.append(f"`{Path(model.figures.path).name}`: MACs not counted of {operators}.")
-    return notes
+            lines.append(f"{Path(model.figures.path).name}: MACs not counted of {operators}.")
+    return lines
 
 
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _row(cells: Sequence[str] | tuple[str, ...]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -23,7 +23,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 # (operator that has the same output shape, inputs of ours that it takes)
 STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
     "BiasGelu": ("Identity", (0,)),
-    "DequantizeLinear": ("Identity", (0,)),
+    "DequantizeLinear": ("Cast", (0,)),
     "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
     "FastGelu": ("Identity", (0,)),
     "FusedConv": ("Conv", (0, 1)),
@@ -37,7 +37,7 @@ STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
     "QLinearMul": ("Mul", (0, 3)),
     "QLinearSigmoid": ("Identity", (0,)),
     "QLinearSoftmax": ("Identity", (0,)),
-    "QuantizeLinear": ("Identity", (0,)),
+    "QuantizeLinear": ("Cast", (0,)),
     "QuickGelu": ("Identity", (0,)),
 }
 _KEPT_BYTES = 1024  # tensors up to this size stay: shape inference reads shapes and axes from them
@@ -62,8 +62,7 @@ def with_static_shapes(
     work = model.clone()
     if work.functions:
         InlinePass()(work)
-    _bind_inputs(work, input_shapes or {})
-    inferred = _infer(work)
+    inferred = _infer(work, _bind_inputs(work, input_shapes or {}))
     _take_over(work.graph, inferred.graph)
     return work
 
@@ -108,7 +107,9 @@ def operator(node: ir.Node) -> str:
     return f"{node.domain}.{node.op_type}"
 
 
-def _bind_inputs(model: ir.Model, input_shapes: Mapping[str, Shape]) -> None:
+def _bind_inputs(model: ir.Model, input_shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Fix the inputs' open axes; return the sizes of the axes that have names."""
+    sizes: dict[str, int] = {}
     inputs = {str(value.name): value for value in graph_inputs(model)}
     for name in input_shapes:
         if name not in inputs:
@@ -123,7 +124,12 @@ def _bind_inputs(model: ir.Model, input_shapes: Mapping[str, Shape]) -> None:
         if given is None and preprocessing is not None and position == 0:
             sample = preprocessing.input_shape
             given = (-1, *sample) if len(value.shape) == len(sample) + 1 else None
-        value.shape = ir.Shape(_bound(value, given))
+        bound = _bound(value, given)
+        for dim, size in zip(value.shape, bound, strict=True):
+            if isinstance(dim, ir.SymbolicDim) and dim.value and isinstance(size, int):
+                sizes[dim.value] = size
+        value.shape = ir.Shape(bound)
+    return sizes
 
 
 def _bound(value: ir.Value, given: Shape | None) -> list[int | ir.SymbolicDim]:
@@ -147,14 +153,16 @@ def _bound(value: ir.Value, given: Shape | None) -> list[int | ir.SymbolicDim]:
     return dims
 
 
-def _infer(work: ir.Model) -> onnx.ModelProto:
+def _infer(work: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
     skeleton = work.clone()
     for graph in [skeleton.graph, *skeleton.graph.subgraphs()]:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = _stub(value.const_value, value.name or "")
+        for value in graph.inputs if graph is not skeleton.graph else ():
+            value.shape = None if value.shape is None else value.shape.evaluate(sizes)
         for node in graph:
-            _strip(node)
+            _strip(node, sizes)
     try:
         return onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), data_prop=True)
     except Exception as error:  # onnx raises several unrelated types
@@ -164,23 +172,50 @@ def _infer(work: ir.Model) -> onnx.ModelProto:
         ) from error
 
 
-def _strip(node: ir.Node) -> None:
+def _strip(node: ir.Node, sizes: Mapping[str, int]) -> None:
     attribute = node.attributes.get("value") if node.op_type == "Constant" else None
     if attribute is not None and not attribute.is_ref():
         stub = _stub(attribute.as_tensor(), "value")
         node.attributes["value"] = ir.AttrTensor("value", stub)
     stand_in = STAND_INS.get(node.op_type) if node.domain == "com.microsoft" else None
     if stand_in is None:
-        for output in node.outputs if node.domain in STANDARD_DOMAINS else ():
-            output.shape = None  # what the file says was written for another batch size
+        standard = node.domain in STANDARD_DOMAINS
+        for output in node.outputs:  # what the file says was written for another batch size
+            known = None if standard or output.shape is None else output.shape.evaluate(sizes)
+            output.shape = known
+        if node.op_type == "Loop":
+            _carry_over(node, sizes)
         return
     inputs = [node.inputs[index] for index in stand_in[1]]
+    if stand_in[0] == "Cast":
+        node.attributes["to"] = ir.AttrInt64("to", _cast_type(node))
     node.op_type, node.domain = stand_in[0], ""
     node.resize_inputs(len(inputs))
     for index, value in enumerate(inputs):
         node.replace_input_with(index, value)
     for output in node.outputs:
         output.shape = None
+
+
+def _carry_over(loop: ir.Node, sizes: Mapping[str, int]) -> None:
+    """Give a Loop's results the shapes that its body declares; onnx does not infer them."""
+    states = len(loop.inputs) - 2
+    body = next(subgraphs(loop))
+    for output, state in zip(loop.outputs[:states], body.outputs[1 : states + 1], strict=True):
+        if state.shape is not None:
+            output.shape, output.type = state.shape.evaluate(sizes), state.type
+
+
+def _cast_type(node: ir.Node) -> ir.DataType:
+    """Type of what a QuantizeLinear (its zero point's) or DequantizeLinear (its scale's) makes."""
+    index, default = (1, ir.DataType.FLOAT)
+    if node.op_type == "QuantizeLinear":
+        index, default = (2, ir.DataType.UINT8)
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        return default
+    tensor = value.const_value
+    return (tensor.dtype if tensor is not None else value.dtype) or default
 
 
 def _stub(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
