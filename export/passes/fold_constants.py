@@ -3,7 +3,7 @@
 A result takes the place of the nodes that compute it, under these limits, because the file that
 ships must not grow:
 
-1. Results of more than 256 elements stay computed, unless the constants that they are computed
+1. Results of more than 4096 elements stay computed, unless the constants that they are computed
    from disappear and are at least as large (a ConstantOfShape or an Expand is not written out).
 2. QuantizeLinear and DequantizeLinear stay: folded, a quantized weight would be float32 again.
 3. A Cast to a wider type stays: folded, a weight stored in half precision would double.
@@ -23,7 +23,7 @@ from edgekit.export.passes.values import stored
 
 # Elements.
 _INPUT_LIMIT = 1 << 20
-_OUTPUT_LIMIT = 256
+_OUTPUT_LIMIT = 4096
 
 
 class FoldConstants(ir.passes.InPlacePass):
