@@ -19,6 +19,13 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 Measure = Callable[[ModelResult], float]
+# Where a name may stand beside its point: to the right or left, so many points above.
+_PLACES = tuple(
+    (right, rise)
+    for rise in (11, -11, 24, -24, 37, -37, 50, -50, 63, -63)
+    for right in (True, False)
+)
+_MARK = 12  # half the width of a marker with some air, in pixels
 PANELS: tuple[tuple[str, Measure], ...] = (
     ("file size (kB)", lambda model: model.figures.file_bytes / 1e3),
     ("latency, median (ms)", lambda model: model.latency.p50_ms),
@@ -43,24 +50,21 @@ def front_png(report: BenchReport, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
-    names = model_names([Path(model.figures.path) for model in report.models])
+    paths = [Path(model.figures.path) for model in report.models]
+    names = [name.removesuffix(".onnx") for name in model_names(paths)]
     figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
-    for axis, (label, measure) in zip(axes, PANELS, strict=True):
+    shown = [
         _panel(axis, report.models, measure, label)
-    axes[0].set_ylabel("top-1 accuracy (%)")
-    handles, _ = axes[0].get_legend_handles_labels()
-    labels = [
-        name if model.figures.precision in name else f"{name} ({model.figures.precision})"
-        for name, model in zip(names, report.models, strict=True)
+        for axis, (label, measure) in zip(axes, PANELS, strict=True)
     ]
-    columns = min(4, len(labels))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
+    axes[0].set_ylabel("top-1 accuracy (%), 95% interval")
     figure.suptitle(f"Accuracy against size and latency: {report.data} ({report.split})")
     with replace_atomically(path) as staged:
         FigureCanvasAgg(figure)
+        figure.draw_without_rendering()  # fixes the panels' places, which the names need
+        for axis, points in zip(axes, shown, strict=True):
+            _label(axis, names, points)
         figure.savefig(staged, format="png")
 
 
@@ -74,7 +78,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _panel(axis: Axes, models: Sequence[ModelResult], measure: Measure, label: str) -> None:
+def _panel(
+    axis: Axes, models: Sequence[ModelResult], measure: Measure, label: str
+) -> list[tuple[float, float]]:
     points: list[tuple[float, float]] = []
     for index, model in enumerate(models):
         accuracy = model.accuracy
@@ -82,18 +88,19 @@ def _panel(axis: Axes, models: Sequence[ModelResult], measure: Measure, label: s
             continue
         x, y = measure(model), accuracy.top1 * 100
         low, high = (bound * 100 for bound in accuracy.ci95)
+        color = COLORS[index % len(COLORS)]
         axis.errorbar(
             [x],
             [y],
             yerr=[[y - low], [high - y]],
             marker=MARKERS[index % len(MARKERS)],
-            color=COLORS[index % len(COLORS)],
-            markersize=8,
+            color=color,
+            markersize=max(12 - 1.2 * index, 5),  # of points in one place all can be seen
+            markeredgecolor="white",
             linestyle="none",
-            elinewidth=1,
+            ecolor=f"{color}66",
+            elinewidth=1.2,
             capsize=3,
-            alpha=0.9,
-            label=Path(model.figures.path).name,
             zorder=3,
         )
         points.append((x, y))
@@ -105,24 +112,42 @@ def _panel(axis: Axes, models: Sequence[ModelResult], measure: Measure, label: s
         linewidth=1,
         zorder=1,
     )
-    _annotate(axis, models, points)
     axis.set_xlabel(label)
     axis.margins(x=0.18, y=0.1)
     axis.set_xlim(left=0)
     axis.grid(visible=True, color="0.92")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+    return points
 
 
-def _annotate(
-    axis: Axes, models: Sequence[ModelResult], points: Sequence[tuple[float, float]]
-) -> None:
-    for model, (x, y) in zip(models, points, strict=True):
-        axis.annotate(
-            model.figures.precision,
-            (x, y),
-            xytext=(7, 6),
-            textcoords="offset points",
-            fontsize=8.5,
-            zorder=4,
-        )
+def _label(axis: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
+    """Name each point where its name covers no other name and no marker, the nearest such place."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    marks = [axis.transData.transform(point) for point in points]
+    taken = [Bbox.from_bounds(x - _MARK, y - _MARK, 2 * _MARK, 2 * _MARK) for x, y in marks]
+    frame = axis.get_window_extent()
+    for name, point in zip(names, points, strict=True):
+        for right, rise in _PLACES:
+            text = axis.annotate(
+                name,
+                point,
+                xytext=(9 if right else -9, rise),
+                textcoords="offset points",
+                horizontalalignment="left" if right else "right",
+                verticalalignment="center",
+                fontsize=9,
+                arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6},
+                zorder=4,
+            )
+            text.get_window_extent()  # moves it to its place
+            box = Text.get_window_extent(text)  # the name without its line
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0
+            if (inside and box.y1 <= frame.y1 and not box.count_overlaps(taken)) or (
+                (right, rise) == _PLACES[-1]
+            ):
+                taken.append(box)
+                break
+            text.remove()
