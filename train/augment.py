@@ -128,7 +128,8 @@ class Normalize:
     def __init__(self, preprocessing: Preprocessing, *, channels_last: bool = False) -> None:
         self._mean = torch.tensor(preprocessing.mean)[:, None, None]
         self._std = torch.tensor(preprocessing.std)[:, None, None]
-        self._channels_last = channels_last
+        # Said outright, since the strides of gray images fit either form.
+        self._form = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:
         """Scale and normalize."""
@@ -136,8 +137,8 @@ class Normalize:
 
     def scale(self, images: Tensor) -> Tensor:
         """uint8 [B, H, W, C] to float32 [B, C, H, W] in 0 to 1."""
-        scaled = images.permute(0, 3, 1, 2).float().div_(255)
-        return scaled if self._channels_last else scaled.contiguous()
+        planes = images.permute(0, 3, 1, 2)
+        return planes.to(torch.float32, memory_format=self._form).div_(255)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Float [B, C, H, W] in 0 to 1 to mean 0 and standard deviation 1."""

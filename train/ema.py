@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -50,15 +49,6 @@ class WeightAverage(nn.Module):
         for average, value in zip(averages, values, strict=True):
             if not average.is_floating_point():
                 average.copy_(value)
-
-    @contextmanager
-    def applied_to(self, network: nn.Module) -> Iterator[None]:
-        """Give the network the averages, and its own values back at the end."""
-        self.swap(network)
-        try:
-            yield
-        finally:
-            self.swap(network)
 
     @torch.no_grad()
     def swap(self, network: nn.Module) -> None:

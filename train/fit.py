@@ -17,6 +17,7 @@ import edgekit.train.vision  # noqa: F401 (makes torchvision importable for torc
 
 # isort: split
 import lightning as L  # noqa: N812 (its documented name)
+import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,7 +26,9 @@ from edgekit.runtime.errors import RecipeError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.progress import EpochProgress
-from edgekit.train.recipe import TrainRecipe
+from edgekit.train.recipe import Precision, TrainRecipe
+
+_LOGGER = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 METRICS = "metrics.csv"
@@ -124,7 +127,7 @@ def fit(
             devices=devices.devices,
             num_nodes=devices.num_nodes,
             strategy=devices.strategy,
-            precision=recipe.precision,
+            precision=_precision(recipe.precision, devices.accelerator),
             max_epochs=recipe.epochs,
             limit_val_batches=1.0 if module.evaluates else 0,
             check_val_every_n_epoch=recipe.evaluate_every,
@@ -146,6 +149,17 @@ def fit(
             if trainer.is_global_zero:
                 write_metrics(folder / METRICS, module.history)
         trainer.strategy.barrier()
+
+
+def _precision(wanted: Precision, accelerator: str) -> Precision:
+    """What Lightning can do there; it would put bf16-mixed in place of 16-mixed on its own."""
+    has_gpu = accelerator not in ("auto", "cpu") or (
+        accelerator == "auto" and torch.accelerator.is_available()
+    )
+    if wanted == "16-mixed" and not has_gpu:
+        _LOGGER.warning("16-mixed needs a GPU; training with bf16-mixed on the CPU")
+        return "bf16-mixed"
+    return wanted
 
 
 @contextmanager

@@ -37,7 +37,9 @@ class CubicSchedule:
         """The sparsity that holds at a step."""
         if step < self.begin:
             return 0.0
-        progress = min(1.0, (step - self.begin) / max(1, self.end - self.begin))
+        if step >= self.end:
+            return self.sparsity
+        progress = (step - self.begin) / (self.end - self.begin)
         return self.sparsity * (1 - (1 - progress) ** 3)
 
     def is_due(self, step: int) -> bool:

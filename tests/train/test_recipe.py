@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.runtime.errors import RecipeError
+from edgekit.train.models.table import build_model
+from edgekit.train.recipe import RANGES, load_recipe, parse_recipe, shipped_recipes
+
+MINIMAL = """
+name = "small"
+[data]
+name = "digits"
+[model]
+name = "densenet"
+growth = 8
+[train]
+epochs = 10
+"""
+
+
+def test_a_minimal_recipe_gets_defaults_and_keeps_the_models_own_keys() -> None:
+    recipe = parse_recipe(MINIMAL, origin="small.toml")
+    assert recipe.architecture == "densenet"
+    assert recipe.model_options == {"growth": 8}
+    assert recipe.train.batch_size == 128
+    assert recipe.augment.crop == 0
+    assert recipe.prune is None
+    assert recipe.text == MINIMAL
+
+
+@pytest.mark.parametrize("name", ["densenet-digits", "densenet-cifar10"])
+def test_shipped_recipes_load_by_name_and_their_models_build(name: str) -> None:
+    assert name in shipped_recipes()
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    build_model(recipe.architecture, recipe.model_options, in_channels=3, num_classes=10)
+
+
+def test_a_recipe_loads_from_a_path_and_its_paths_are_relative_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL + '[distill]\nteacher = "teachers/big.safetensors"\n')
+    recipe = load_recipe(path)
+    assert recipe.distill is not None
+    assert recipe.path(recipe.distill.teacher) == tmp_path / "teachers" / "big.safetensors"
+    assert recipe.path("/elsewhere/x") == Path("/elsewhere/x")
+
+
+def test_recipes_that_say_the_same_are_equal_and_others_are_not() -> None:
+    one = parse_recipe(MINIMAL, origin="a")
+    assert one == parse_recipe("# a comment\n" + MINIMAL, origin="b", folder=Path("/b"))
+    assert one != parse_recipe(MINIMAL.replace("10", "11"), origin="a")
+
+
+def test_an_unknown_name_lists_the_shipped_recipes() -> None:
+    with pytest.raises(RecipeError, match=r"densenet-digit: no such recipe.*densenet-digits"):
+        load_recipe("densenet-digit")
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"gone\.toml: cannot be read: No such file"):
+        load_recipe(tmp_path / "gone.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"binary\.toml: is not UTF-8"):
+        load_recipe(tmp_path / "binary.toml")
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match=r"broken\.toml: is not valid TOML"):
+        load_recipe(tmp_path / "broken.toml")
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(RecipeError, match=r"empty\.toml: name: this key is missing"):
+        load_recipe(tmp_path / "empty.toml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("batchsize = 1", r"r\.toml: train\.batchsize: unknown; did you mean batch_size\?"),
+        ('batch_size = "many"', r"train\.batch_size: expected an integer"),
+        ("learning_rate = 0", r"train\.learning_rate: 0.* out of range; it must be above 0"),
+        ("label_smoothing = 1.0", r"train\.label_smoothing: 1\.0 is out of range"),
+        ('optimizer = "lion"', r"train\.optimizer: expected one of 'sgd', 'adam', 'adamw'"),
+        ("warmup_epochs = 10", r"train\.warmup_epochs: 10 must be below train\.epochs"),
+        ("momentum = 0", r"train\.nesterov: needs"),
+        ('schedule = "step"', r"train\.milestones: \[\] must be"),
+        ('schedule = "step"\nmilestones = [5, 3]', r"train\.milestones: \[5, 3\] must be"),
+        ('schedule = "step"\nmilestones = [5, 10]', r"train\.milestones: .* from 1 to 9"),
+        ("[prune]\nsparsity = 1.0", r"prune\.sparsity: 1\.0 is out of range; .* below 1"),
+        ("[prune]\nsparsity = 0.5\nbegin = 0.8", r"prune\.begin: 0\.8 must be below prune\.end"),
+        ("[prune]\nend = 0.5", r"prune\.sparsity: this key is missing"),
+        ("[prune_channels]\nratio = 0.5", r"prune_channels\.fine_tune_epochs: this key is missing"),
+        ('[distill]\nteacher = "t"\ntemperature = 0', r"distill\.temperature: 0.* above 0"),
+        ("[augment]\ncrop = -1", r"augment\.crop: -1 is out of range; it must be at least 0"),
+        ("[augments]\ncrop = 1", r"augments: unknown; did you mean augment\?"),
+        ("[augment]\nmixup = nan", r"augment\.mixup: expected a finite number"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(extra: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(MINIMAL + extra, origin="r.toml")
+
+
+def test_a_model_needs_a_name() -> None:
+    with pytest.raises(RecipeError, match=r"model\.name: this key is missing"):
+        parse_recipe(MINIMAL.replace('name = "densenet"', ""), origin="r.toml")
+
+
+def test_image_sides_are_checked() -> None:
+    text = MINIMAL.replace('name = "digits"', 'name = "digits"\nimage_size = [0, 8]')
+    with pytest.raises(RecipeError, match=r"data\.image_size: \[0, 8\]"):
+        parse_recipe(text, origin="r.toml")
+
+
+def test_every_range_belongs_to_a_key_that_exists() -> None:
+    full = parse_recipe(
+        MINIMAL + "[prune]\nsparsity = 0.5\n[prune_channels]\nratio = 0.5\nfine_tune_epochs = 1\n"
+        '[distill]\nteacher = "t"\n',
+        origin="full",
+    )
+    for key in RANGES:
+        part: object = full
+        for name in key.split("."):
+            part = getattr(part, name)
+        assert isinstance(part, int | float), key

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgekit.runtime.data.load import load_split
+from edgekit.runtime.errors import CheckpointError, OutputError, RecipeError, TrainingError
+from edgekit.train import batches, optim
+from edgekit.train.checkpoint import load_checkpoint
+from edgekit.train.prune_weights import sparsity_of
+from edgekit.train.recipe import Recipe, load_recipe, parse_recipe
+from edgekit.train.run import run_recipe
+
+TINY = """
+name = "tiny"
+[data]
+name = "digits"
+validation = 0.2
+[model]
+name = "densenet"
+order = "post"
+blocks = [1]
+growth = 8
+bottleneck = 0
+stem_width = 8
+[train]
+epochs = 2
+batch_size = 64
+learning_rate = 0.05
+"""
+
+
+def recipe(extra: str = "", **replaced: str) -> Recipe:
+    text = TINY
+    for key, value in replaced.items():
+        lines = [f"{key} = {value}" if x.startswith(f"{key} =") else x for x in text.splitlines()]
+        text = "\n".join(lines) + "\n"
+    return parse_recipe(text + extra, origin="tiny.toml")
+
+
+def metrics(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy_of(path: Path, part: str = "validation") -> float:
+    checkpoint = load_checkpoint(path)
+    split = load_split("digits", part, validation=0.2 if part == "validation" else 0.0)
+    inputs = torch.from_numpy(checkpoint.preprocessing(split.images.read(np.arange(len(split)))))
+    with torch.no_grad():
+        predictions = checkpoint.build()(inputs).argmax(1).numpy()
+    return float((predictions == split.labels).mean())
+
+
+def test_a_run_folder_holds_all_that_the_run_made(tmp_path: Path) -> None:
+    mine = recipe(epochs="4", learning_rate="0.3")
+    result = run_recipe(mine, tmp_path / "run", progress=False)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "last.ckpt",
+        "metrics.csv",
+        "model.safetensors",
+        "recipe.toml",
+        "summary.json",
+        "tensorboard",
+    ]
+    rows = metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert result.last_accuracy == float(rows[-1]["validation_accuracy"])
+    assert result.best_accuracy == max(float(row["validation_accuracy"]) for row in rows)
+    assert result.last_accuracy is not None
+    assert 0.3 < result.last_accuracy == pytest.approx(accuracy_of(result.checkpoint))
+    assert result.images_per_second > 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    checkpoint = load_checkpoint(result.checkpoint)
+    assert checkpoint.architecture == "densenet"
+    assert checkpoint.data == "digits"
+    assert checkpoint.recipe == mine.text
+    assert checkpoint.preprocessing.class_names == tuple("0123456789")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seconds"] > 0
+
+
+def test_a_finished_run_is_left_alone_unless_forced(tmp_path: Path) -> None:
+    first = run_recipe(recipe(), tmp_path, progress=False)
+    content = first.checkpoint.read_bytes()
+    assert not first.was_finished
+    again = run_recipe(recipe(), tmp_path, progress=False)
+    assert again == replace(first, was_finished=True)
+    forced = run_recipe(recipe(seed=""), tmp_path, force=True, progress=False)
+    assert not forced.was_finished
+    assert forced.checkpoint.read_bytes() == content
+    other = run_recipe(recipe(epochs="1"), tmp_path, force=True, progress=False)
+    assert other.checkpoint.read_bytes() != content
+    assert len(metrics(tmp_path / "metrics.csv")) == 1
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+    run_recipe(recipe(epochs="1"), tmp_path / "run", progress=False)
+    content = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="holds a run of another recipe"):
+        run_recipe(recipe(epochs="3"), tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == content
+    with pytest.raises(OutputError, match="holds other files"):
+        run_recipe(recipe(), tmp_path, progress=False)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is not a folder"):
+        run_recipe(recipe(), tmp_path / "file", progress=False)
+
+
+def test_averaged_pruned_weights_are_what_is_evaluated_and_saved(tmp_path: Path) -> None:
+    extra = "ema = 0.9\n[prune]\nsparsity = 0.5\nevery_steps = 4\n[augment]\ncrop = 1\nmixup = 0.1"
+    result = run_recipe(recipe(extra, epochs="4"), tmp_path, progress=False)
+    assert result.last_accuracy == pytest.approx(accuracy_of(result.checkpoint))
+    assert sparsity_of(load_checkpoint(result.checkpoint).build()) == pytest.approx(0.5, abs=1e-3)
+    sparsities = [float(row["sparsity"]) for row in metrics(tmp_path / "metrics.csv")]
+    assert sparsities == sorted(sparsities)
+    assert 0 < sparsities[0] < sparsities[-1]
+
+
+def test_channel_pruning_is_followed_by_fine_tuning(tmp_path: Path) -> None:
+    extra = "[prune_channels]\nratio = 0.5\nfine_tune_epochs = 2\n"
+    result = run_recipe(recipe(extra), tmp_path, progress=False)
+    whole = load_checkpoint(tmp_path / "trained.safetensors").build()
+    cut = load_checkpoint(result.checkpoint).build()
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (whole, cut)]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert result.last_accuracy == pytest.approx(accuracy_of(result.checkpoint))
+    rows = metrics(tmp_path / "fine-tune" / "metrics.csv")
+    assert len(rows) == 2
+    assert float(rows[0]["learning_rate"]) < 0.1 * 0.05 + 1e-9
+
+
+def test_a_student_learns_from_a_checkpoint(tmp_path: Path) -> None:
+    teacher = run_recipe(recipe(epochs="3"), tmp_path / "teacher", progress=False)
+    extra = f'[distill]\nteacher = "{teacher.checkpoint}"\nweight = 1.0\n'
+    taught = run_recipe(recipe(extra), tmp_path / "student", progress=False)
+    alone = run_recipe(recipe(), tmp_path / "alone", progress=False)
+    assert taught.checkpoint.read_bytes() != alone.checkpoint.read_bytes()
+    assert "teacher" not in " ".join(load_checkpoint(taught.checkpoint).state)
+    wrong = '[distill]\nteacher = "nowhere.safetensors"\n'
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run_recipe(recipe(wrong), tmp_path / "none", progress=False)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_trains(
+    tmp_path: Path, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    extra = f'precision = "{precision}"\nchannels_last = true\ngradient_clip = 1.0\n'
+    result = run_recipe(recipe(extra), tmp_path, accelerator="cpu", progress=False)
+    full = run_recipe(recipe(), tmp_path / "full", progress=False)
+    assert result.checkpoint.read_bytes() != full.checkpoint.read_bytes()
+    assert ("16-mixed needs a GPU" in caplog.text) == (precision == "16-mixed")
+
+
+@pytest.mark.parametrize("optimizer", list(optim.OPTIMIZERS))
+@pytest.mark.parametrize("schedule", ["one-cycle", "none"])
+def test_optimizers_and_schedules_train(tmp_path: Path, optimizer: str, schedule: str) -> None:
+    extra = f'optimizer = "{optimizer}"\nschedule = "{schedule}"\n'
+    result = run_recipe(recipe(extra, epochs="1", learning_rate="0.01"), tmp_path, progress=False)
+    assert result.last_accuracy is not None
+
+
+def test_nothing_held_out_means_no_accuracy(tmp_path: Path) -> None:
+    result = run_recipe(recipe(validation="0.0", epochs="1"), tmp_path, progress=False)
+    assert result.last_accuracy is None
+    assert result.best_accuracy is None
+
+
+def test_the_last_epoch_is_always_evaluated(tmp_path: Path) -> None:
+    result = run_recipe(recipe("evaluate_every = 2\n", epochs="3"), tmp_path, progress=False)
+    rows = metrics(tmp_path / "metrics.csv")
+    assert [bool(row["validation_accuracy"]) for row in rows] == [False, True, True]
+    assert result.last_accuracy == pytest.approx(accuracy_of(result.checkpoint))
+
+
+def test_divergence_names_epoch_and_step_and_leaves_no_model(tmp_path: Path) -> None:
+    broken = recipe('schedule = "none"\n', learning_rate="1e30")
+    with pytest.raises(TrainingError, match=r"in epoch 1 at step \d+ of 16: lower"):
+        run_recipe(broken, tmp_path, progress=False)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_model_key_is_checked_before_the_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"model.*growths"):
+        run_recipe(recipe(growth="8\ngrowths = 3"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_must_divide_among_devices(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"train\.batch_size: 63 images .* among 2 devices"):
+        run_recipe(recipe(batch_size="63"), tmp_path, devices=2, accelerator="cpu", progress=False)
+
+
+def test_a_folder_too_large_for_memory_is_streamed_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        folder = tmp_path / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 128, (9, 9, 3)) + 127 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    keys = {"name": '"images"', "epochs": "1", "batch_size": "8"}
+    text = TINY.replace('name = "digits"', 'name = "images"\nimage_size = [8, 8]')
+    text = text.replace("epochs = 2", f"epochs = {keys['epochs']}").replace("= 64", "= 8")
+    mine = parse_recipe(text, origin="r", folder=tmp_path)
+    held = run_recipe(mine, tmp_path / "held", progress=False)
+    monkeypatch.setattr(batches.open_source, "__defaults__", (0,))
+    streamed = run_recipe(mine, tmp_path / "streamed", progress=False)
+    assert held.checkpoint.read_bytes() == streamed.checkpoint.read_bytes()
+    assert load_checkpoint(held.checkpoint).preprocessing.image_shape == (8, 8, 3)
+
+
+def test_the_callers_draws_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run_recipe(recipe(epochs="1"), tmp_path, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_interrupt_stays_an_interrupt_and_keeps_what_was_done(tmp_path: Path) -> None:
+    def interrupt_after_an_epoch() -> None:
+        while not (tmp_path / "metrics.csv").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_after_an_epoch)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(epochs="5000"), tmp_path, progress=False)
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (tmp_path / "last.ckpt").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_two_processes_train_together_and_nothing_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    code = (
+        "import sys; from pathlib import Path; "
+        "from edgekit.train.recipe import load_recipe; from edgekit.train.run import run_recipe; "
+        "run_recipe(load_recipe(sys.argv[1]), Path(sys.argv[2]), "
+        "accelerator='cpu', devices=2)"
+    )
+    script = tmp_path / "train.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script), str(path), str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    run_recipe(load_recipe(path), tmp_path / "one", progress=False)
+    alone, together = (metrics(tmp_path / n / "metrics.csv") for n in ("one", "two"))
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    first, last = (float(row["train_loss"]) for row in together)
+    assert last < first
+    assert accuracy_of(tmp_path / "two" / "model.safetensors") == pytest.approx(
+        float(together[-1]["validation_accuracy"])
+    )
+
+
+def test_shipped_recipes_name_data_that_exists() -> None:
+    assert load_recipe("densenet-digits").data.name == "digits"
+    assert load_recipe("densenet-cifar10").data.name == "cifar10"
