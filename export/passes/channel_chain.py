@@ -6,7 +6,7 @@ A step computes each channel of its output from the same channel of its input. W
 constant, one number at every position and for every input, a step may keep it so; `constants` holds
 these numbers, NaN for channels that are not constant:
 
-    activation f         f(c), by onnx's reference implementation
+    activation f         f(c), as onnxruntime computes it
     BatchNormalization   a c + b, and b where a = 0
     depthwise Conv       B + c * sum of the taps; padded, B where c = 0; B for a zero filter
     pools, means         c; an AveragePool that counts its padding keeps zero alone
@@ -15,13 +15,12 @@ these numbers, NaN for channels that are not constant:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -31,6 +30,8 @@ from edgekit.export.passes.fold_batch_norm import check_channels
 from edgekit.export.passes.fold_batch_norm_into_next import is_padded
 from edgekit.export.passes.remove_identities import is_idle_dropout
 from edgekit.export.passes.values import only_reader, read_bias, read_own_floats, stored
+from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.session import open_session
 
 Floats = NDArray[np.float64]
 
@@ -120,25 +121,48 @@ def constants_after(model: ir.Model, chain: Chain, constants: Floats) -> Floats:
 
 
 def _through_activation(model: ir.Model, node: ir.Node, constants: Floats) -> Floats:
-    feeds: dict[str, NDArray[Any]] = {}
-    for i, value in enumerate(node.inputs[1:], start=1):
-        tensor = stored(value)
-        if value is not None and tensor is None:
-            raise NotExactError(f"its input {value.name} is not stored")
-        if tensor is not None:
-            feeds[f"input_{i}"] = tensor.numpy()
+    settings = [stored(value) for value in node.inputs[1:]]
+    if any(value is not None and stored(value) is None for value in node.inputs[1:]):
+        raise NotExactError("its settings are not stored")
     known = ~np.isnan(constants)
     if not known.any():
         return constants
-    proto = ir.to_proto(node)
-    proto.input[:] = [f"input_{i}" if name else "" for i, name in enumerate(proto.input)]
-    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
-    feeds["input_0"] = constants[known].astype((dtype or ir.DataType.FLOAT).numpy())
-    evaluator = onnx.reference.ReferenceEvaluator(proto, opsets={"": opset(model)})
-    outputs: Any = evaluator.run(None, feeds)
     result = constants.copy()
-    result[known] = outputs[0].astype(np.float64)
+    result[known] = _activate(model, node, constants[known], settings)
     return result
+
+
+def _activate(
+    model: ir.Model,
+    node: ir.Node,
+    numbers: Floats,
+    settings: Sequence[ir.TensorProtocol | None],
+) -> Floats:
+    """Let onnxruntime compute one activation of some numbers."""
+    data = node.inputs[0]
+    dtype = (data.dtype if data is not None else None) or ir.DataType.FLOAT
+    arrays = {
+        f"setting_{i}": tensor.numpy() for i, tensor in enumerate(settings) if tensor is not None
+    }
+    proto = ir.to_proto(node)
+    names = [f"setting_{i}" if f"setting_{i}" in arrays else "" for i in range(len(settings))]
+    proto.input[:] = ["numbers", *names]
+    proto.output[:] = ["result"]
+    graph = onnx.helper.make_graph(
+        [proto],
+        "activation",
+        [onnx.helper.make_tensor_value_info("numbers", dtype.value, [len(numbers)])],
+        [onnx.helper.make_tensor_value_info("result", dtype.value, [len(numbers)])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    imports = [onnx.helper.make_opsetid("", opset(model))]
+    alone = onnx.helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
+    try:
+        session = open_session(alone, optimize=False)
+    except ModelFileError as error:
+        raise NotExactError(f"it does not run alone ({error})") from error
+    outputs = session.run(None, {"numbers": numbers.astype(dtype.numpy())})
+    return np.asarray(outputs[0], np.float64)
 
 
 def _through_dropout(model: ir.Model, node: ir.Node, constants: Floats) -> Floats:
@@ -205,16 +229,20 @@ def _through_flatten(_: ir.Model, node: ir.Node, constants: Floats) -> Floats:
 
 
 def _through_reshape(_: ir.Model, node: ir.Node, constants: Floats) -> Floats:
-    shape, tensor = node.inputs[0].shape if node.inputs[0] else None, stored(node.inputs[1])
-    if shape is None or tensor is None or tensor.size != 2:
+    target = stored(node.inputs[1]) if len(node.inputs) > 1 else None
+    if target is None or target.size != 2:
         raise NotExactError("it is not known to flatten all but the batch")
-    rows, columns = tensor.numpy().tolist()
-    sizes = shape[1:]
-    same_rows = rows == shape[0] or (rows == 0 and not node.attributes.get_int("allowzero", 0))
-    same_columns = all(isinstance(size, int) for size in sizes) and columns == np.prod(
-        [size for size in sizes if isinstance(size, int)]
+    rows, columns = target.numpy().tolist()
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    dims = () if shape is None else tuple(shape)
+    copies_rows = rows == 0 and not node.attributes.get_int("allowzero", 0)
+    keeps_rows = copies_rows or (dims and dims[0] == rows)
+    keeps_columns = (
+        len(dims) > 1
+        and all(isinstance(dim, int) for dim in dims[1:])
+        and columns == math.prod(dim for dim in dims[1:] if isinstance(dim, int))
     )
-    if not (same_rows or same_columns):
+    if not (keeps_rows or keeps_columns):
         raise NotExactError("it is not known to flatten all but the batch")
     return constants
 
