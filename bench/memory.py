@@ -43,9 +43,12 @@ def peak_rss_bytes(
     command += [f"--batch-size={batch_size}", f"--threads={threads}"]
     if input_shape is not None:
         command.append("--input-shape=" + ",".join(str(size) for size in input_shape))
-    done = subprocess.run(  # noqa: S603 - our own interpreter, no shell
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter, no shell
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelFileError(f"{model}: one run took more than {TIMEOUT_S} s") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise ModelFileError(f"{model}: cannot be run to measure its memory: {reason}")

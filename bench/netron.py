@@ -48,12 +48,14 @@ def serve(
             f"port {port} cannot be used ({error.strerror}): choose another"
         ) from error
     url = f"http://{address[0]}:{address[1]}"
-    if ready is not None:
-        ready(url)
-    if browse and not webbrowser.open(url):
-        _log.warning("no browser could be opened: open %s yourself", url)
     try:
+        if ready is not None:
+            ready(url)
+        if browse and not webbrowser.open(url):
+            _log.warning("no browser could be opened: open %s yourself", url)
         netron.wait()  # returns after Ctrl-C
+    except KeyboardInterrupt:
+        pass
     finally:
         netron.stop(address)
 

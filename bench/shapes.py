@@ -123,13 +123,20 @@ def _bind_inputs(model: ir.Model, input_shapes: Mapping[str, Shape]) -> dict[str
             continue
         if given is None and preprocessing is not None and position == 0:
             sample = preprocessing.input_shape
-            given = (-1, *sample) if len(value.shape) == len(sample) + 1 else None
+            given = _for_open_axes(value.shape, (-1, *sample))
         bound = _bound(value, given)
         for dim, size in zip(value.shape, bound, strict=True):
             if isinstance(dim, ir.SymbolicDim) and dim.value and isinstance(size, int):
                 sizes[dim.value] = size
         value.shape = ir.Shape(bound)
     return sizes
+
+
+def _for_open_axes(shape: ir.Shape, sizes: Shape) -> Shape | None:
+    """The sizes for the axes that the file leaves open, -1 for the others."""
+    if len(shape) != len(sizes):
+        return None
+    return tuple(-1 if isinstance(d, int) else size for d, size in zip(shape, sizes, strict=True))
 
 
 def _bound(value: ir.Value, given: Shape | None) -> list[int | ir.SymbolicDim]:

@@ -44,12 +44,14 @@ def graph() -> Callable[..., ir.Model]:
 def classifier_file(tmp_path: Path) -> Callable[..., Path]:
     """Write a convolutional classifier of 8x8 gray images into 4 classes."""
 
-    def build(name: str = "model.onnx", *, zeros: int = 0, names: str = "abcd") -> Path:
+    def build(
+        name: str = "model.onnx", *, zeros: int = 0, names: str = "abcd", filters: int = 6
+    ) -> Path:
         rng = np.random.default_rng(1)
         tensors: Tensors = {
-            "w1": rng.normal(size=(6, 1, 3, 3)).astype(np.float32),
-            "b1": rng.normal(size=6).astype(np.float32),
-            "w2": rng.normal(size=(4, 6)).astype(np.float32),
+            "w1": rng.normal(size=(filters, 1, 3, 3)).astype(np.float32),
+            "b1": rng.normal(size=filters).astype(np.float32),
+            "w2": rng.normal(size=(4, filters)).astype(np.float32),
             "b2": rng.normal(size=4).astype(np.float32) / 10,
         }
         tensors["w1"].reshape(-1)[:zeros] = 0

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgekit.bench.count import count
 from edgekit.bench.params import Role
 from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.preprocessing import Preprocessing
 
 Graph = Callable[..., ir.Model]
 
@@ -349,6 +350,14 @@ def test_open_axes_are_asked_for_by_the_node_that_needs_them(graph: Graph) -> No
 def test_open_axes_are_bound_by_input_shapes(graph: Graph) -> None:
     counts = count(graph(OPEN, w=weights(), b=BIAS), {"x": (1, 2, 4, 4)})
     assert counts.macs == 864
+
+
+def test_open_axes_of_the_image_come_from_the_metadata(graph: Graph) -> None:
+    model = graph(OPEN, w=weights()[:, :1], b=BIAS)
+    model.metadata_props.update(Preprocessing(4, 4, (0.5,), (0.5,)).to_metadata())
+    value = model.graph.inputs[0]
+    value.shape = ir.Shape(["batch", 1, "h", "wide"])
+    assert count(model).macs == 432
 
 
 def test_figures_are_for_one_sample_of_a_fixed_batch(graph: Graph) -> None:
