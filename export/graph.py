@@ -41,6 +41,11 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
     Raises:
         ModelFileError: the graph names a value that nothing defines, or the like.
     """
+    if proto.graph.sparse_initializer:  # onnx_ir would drop them without a word
+        name = proto.graph.sparse_initializer[0].values.name
+        raise ModelFileError(
+            f"tensor {name!r} is a sparse initializer, which edgekit does not read: store it dense"
+        )
     try:
         return ir.from_proto(proto)
     except Exception as error:  # onnx_ir wraps whatever it meets, bare Exception included
