@@ -14,17 +14,18 @@ from edgekit.runtime.files import replace_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colors, which stay apart for color-blind readers.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colors, which stay apart for color-blind readers, some darker to be read as text.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#B5598F", "#A87400", "#2B83BA", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 Measure = Callable[[ModelResult], float]
-# Where a name may stand beside its point: to the right or left, so many points above.
+# Where a name may stand: on the better side of its point or not, so many points above.
 _PLACES = tuple(
-    (right, rise)
+    (better, rise)
     for rise in (11, -11, 24, -24, 37, -37, 50, -50, 63, -63)
-    for right in (True, False)
+    for better in (True, False)
 )
+_CROWD = 150  # pixels to the next point within which a name would run into it
 _MARK = 12  # half the width of a marker with some air, in pixels
 PANELS: tuple[tuple[str, Measure], ...] = (
     ("file size (kB)", lambda model: model.figures.file_bytes / 1e3),
@@ -129,25 +130,29 @@ def _label(axis: Axes, names: Sequence[str], points: Sequence[tuple[float, float
     marks = [axis.transData.transform(point) for point in points]
     taken = [Bbox.from_bounds(x - _MARK, y - _MARK, 2 * _MARK, 2 * _MARK) for x, y in marks]
     frame = axis.get_window_extent()
-    for name, point in zip(names, points, strict=True):
-        for right, rise in _PLACES:
+    for index in sorted(range(len(points)), key=lambda index: points[index]):
+        x = marks[index][0]
+        crowded = any(0 < other[0] - x < _CROWD for other in marks)  # then its left is freer
+        for side, rise in _PLACES:
+            right = side is not crowded
             text = axis.annotate(
-                name,
-                point,
+                names[index],
+                points[index],
                 xytext=(9 if right else -9, rise),
                 textcoords="offset points",
                 horizontalalignment="left" if right else "right",
                 verticalalignment="center",
                 fontsize=9,
+                fontweight="bold",
+                color=COLORS[index % len(COLORS)],
                 arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6},
                 zorder=4,
             )
             text.get_window_extent()  # moves it to its place
             box = Text.get_window_extent(text)  # the name without its line
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0
-            if (inside and box.y1 <= frame.y1 and not box.count_overlaps(taken)) or (
-                (right, rise) == _PLACES[-1]
-            ):
+            inside = (Bbox.intersection(box, frame) or Bbox.null()).bounds == box.bounds
+            free = inside and not box.count_overlaps(taken)
+            if free or (side, rise) == _PLACES[-1]:
                 taken.append(box)
                 break
             text.remove()
