@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import edgekit.train.vision  # noqa: F401 (makes torchvision importable for torchmetrics)
 
 # isort: split
 import lightning as L  # noqa: N812 (its documented name)
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from edgekit.runtime.errors import RecipeError
+from edgekit.runtime.errors import InputError, OutputError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.progress import EpochProgress
@@ -60,6 +62,11 @@ class Devices:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.num_nodes
 
 
 class EpochCheckpoint(Checkpoint):
@@ -109,20 +116,35 @@ def fit(
         progress: Whether to show a bar when standard error is a terminal.
 
     Raises:
-        RecipeError: the batch does not divide among the devices.
+        InputError: there are no such devices.
+        OutputError: last.ckpt is damaged.
         TrainingError: the loss is not finite.
     """
-    processes = devices.devices * devices.num_nodes
-    if recipe.batch_size % processes:
-        raise RecipeError(
-            f"train.batch_size: {recipe.batch_size} images do not divide among {processes} devices"
-        )
     last = folder / LAST
+    resumes = resume and last.is_file()
+    if resumes:
+        _check_state(last)
     callbacks: list[L.Callback] = [EpochCheckpoint(folder)]
     if progress and sys.stderr.isatty():
         callbacks.append(EpochProgress(title))
     with _quiet_lightning(), _interrupts():
-        trainer = L.Trainer(
+        trainer = _trainer(module, recipe, folder, devices, callbacks)
+        trainer.fit(module, ckpt_path=last if resumes else None, weights_only=True)
+        if module.evaluates and "validation_accuracy" not in module.history[-1]:
+            trainer.validate(module, verbose=False)
+            if trainer.is_global_zero:
+                write_metrics(folder / METRICS, module.history)
+
+
+def _trainer(
+    module: TrainingModule,
+    recipe: TrainRecipe,
+    folder: Path,
+    devices: Devices,
+    callbacks: list[L.Callback],
+) -> L.Trainer:
+    try:
+        return L.Trainer(
             accelerator=devices.accelerator,
             devices=devices.devices,
             num_nodes=devices.num_nodes,
@@ -139,16 +161,21 @@ def fit(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        trainer.fit(
-            module,
-            ckpt_path=last if resume and last.is_file() else None,
-            weights_only=True,
-        )
-        if module.evaluates and "validation_accuracy" not in module.history[-1]:
-            trainer.validate(module, verbose=False)
-            if trainer.is_global_zero:
-                write_metrics(folder / METRICS, module.history)
-        trainer.strategy.barrier()
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot train on {devices.devices} x {devices.accelerator} with the strategy "
+            f"{devices.strategy}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _check_state(path: Path) -> None:
+    """Refuse a state that does not load, before Lightning fails on it."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
+        raise OutputError(
+            f"{path}: is damaged, so the run cannot be continued; train anew with --force"
+        ) from error
 
 
 def _precision(wanted: Precision, accelerator: str) -> Precision:

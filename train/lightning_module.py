@@ -242,7 +242,11 @@ class TrainingModule(L.LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Evaluate the averaged weights where there are any."""
+        """Evaluate the averaged weights where there are any, everywhere those of process 0."""
+        if self.trainer.world_size > 1:
+            for owner in (self.network, self.average):
+                for buffer in owner.buffers() if owner is not None else ():
+                    torch.distributed.broadcast(buffer, src=0)
         self._swap_average()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

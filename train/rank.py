@@ -1,8 +1,10 @@
-"""Which of several training processes this is."""
+"""Several training processes: which of them this is, and waiting for the others."""
 
 from __future__ import annotations
 
 import os
+
+import torch
 
 # Set by torchrun and SLURM; LOCAL_RANK alone is Lightning's own launcher on one machine.
 _VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
@@ -14,3 +16,9 @@ def is_first_process() -> bool:
         if variable in os.environ:
             return os.environ[variable] == "0"
     return True
+
+
+def wait_for_all() -> None:
+    """Return when every process of a distributed run has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -33,7 +33,7 @@ from edgekit.train.lightning_module import TrainingData, TrainingModule
 from edgekit.train.models.table import build_model
 from edgekit.train.prune_channels import prune_channels
 from edgekit.train.prune_weights import WeightPruning, cubic_schedule
-from edgekit.train.rank import is_first_process
+from edgekit.train.rank import is_first_process, wait_for_all
 from edgekit.train.recipe import PruneChannelsRecipe, Recipe, TrainRecipe, parse_recipe
 
 RECIPE = "recipe.toml"
@@ -98,12 +98,19 @@ def run_recipe(
     Raises:
         CheckpointError: the teacher does not load or does not fit the data.
         DataError: the data is missing or damaged.
+        InputError: there are no such devices.
         OutputError: the folder holds another run, or cannot be written.
-        RecipeError: a key of the model is wrong.
+        RecipeError: a key of the model is wrong, or the batch does not divide among the devices.
         TrainingError: the loss is not finite.
     """
     if not force and (finished := _finished(recipe, run_dir)) is not None:
         return finished
+    where = Devices(accelerator, devices, num_nodes, strategy)
+    if recipe.train.batch_size % where.processes:
+        raise RecipeError(
+            f"train.batch_size: {recipe.train.batch_size} images do not divide among "
+            f"{where.processes} devices"
+        )
     check_output(run_dir / RECIPE, force=True)
     with torch.random.fork_rng(devices=[]):
         data = load_training_data(recipe, data_dir=data_dir, download=download)
@@ -114,7 +121,7 @@ def run_recipe(
             recipe,
             run_dir,
             data,
-            Devices(accelerator, devices, num_nodes, strategy),
+            where,
             distillation,
             resume=not force,
             progress=progress,
@@ -205,6 +212,7 @@ class _Run:
         if module.average is not None:
             module.average.swap(network)
         self._save(network, target)
+        wait_for_all()
         return module.history
 
     def _save(self, network: nn.Module, target: Path) -> None:

@@ -17,7 +17,13 @@ import torch
 from PIL import Image
 
 from edgekit.runtime.data.load import load_split
-from edgekit.runtime.errors import CheckpointError, OutputError, RecipeError, TrainingError
+from edgekit.runtime.errors import (
+    CheckpointError,
+    InputError,
+    OutputError,
+    RecipeError,
+    TrainingError,
+)
 from edgekit.train import batches, optim
 from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.prune_weights import sparsity_of
@@ -204,7 +210,24 @@ def test_a_model_key_is_checked_before_the_folder_is_made(tmp_path: Path) -> Non
 
 def test_a_batch_must_divide_among_devices(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"train\.batch_size: 63 images .* among 2 devices"):
-        run_recipe(recipe(batch_size="63"), tmp_path, devices=2, accelerator="cpu", progress=False)
+        run_recipe(recipe(batch_size="63"), tmp_path / "run", devices=2, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_that_are_not_there_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^cannot train on 1 x abacus .*") as caught:
+        run_recipe(recipe(), tmp_path, accelerator="abacus", progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 cut short"])
+def test_a_damaged_state_is_named_and_kept(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(TrainingError):
+        run_recipe(recipe('schedule = "none"\n', learning_rate="1e30"), tmp_path, progress=False)
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(OutputError, match=r"last\.ckpt: is damaged.*--force"):
+        run_recipe(recipe('schedule = "none"\n', learning_rate="1e30"), tmp_path, progress=False)
+    assert (tmp_path / "last.ckpt").read_bytes() == content
 
 
 def test_a_folder_too_large_for_memory_is_streamed_with_the_same_result(
@@ -251,9 +274,11 @@ def test_an_interrupt_stays_an_interrupt_and_keeps_what_was_done(tmp_path: Path)
     assert not (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_and_nothing_is_said(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
+    extra = "ema = 0.5\n[prune_channels]\nratio = 0.3\nfine_tune_epochs = 2\n"
+    path.write_text(TINY.replace("= 0.05", "= 0.3").replace("epochs = 2", "epochs = 6") + extra)
     code = (
         "import sys; from pathlib import Path; "
         "from edgekit.train.recipe import load_recipe; from edgekit.train.run import run_recipe; "
@@ -273,10 +298,11 @@ def test_two_processes_train_together_and_nothing_is_said(tmp_path: Path) -> Non
     run_recipe(load_recipe(path), tmp_path / "one", progress=False)
     alone, together = (metrics(tmp_path / n / "metrics.csv") for n in ("one", "two"))
     assert [row["step"] for row in together] == [row["step"] for row in alone]
-    first, last = (float(row["train_loss"]) for row in together)
+    first, *_, last = (float(row["train_loss"]) for row in together)
     assert last < first
+    tuned = metrics(tmp_path / "two" / "fine-tune" / "metrics.csv")
     assert accuracy_of(tmp_path / "two" / "model.safetensors") == pytest.approx(
-        float(together[-1]["validation_accuracy"])
+        float(tuned[-1]["validation_accuracy"])
     )
 
 
