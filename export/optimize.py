@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit.export.graph import metadata, nodes, set_metadata
 from edgekit.export.passes.base import GraphPass, Refusal
 from edgekit.export.passes.table import PASSES
+from edgekit.export.quiet import quiet
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs, tolerance
 from edgekit.runtime.errors import InputError, ModelFileError, PassError
 
@@ -182,7 +183,8 @@ def _run_pass(
     transform = PASSES[name].factory()
     size_before = _sizes(model)
     try:
-        modified = transform(model).modified
+        with quiet():
+            modified = transform(model).modified
     except Exception as error:  # whatever a third party's pass meets
         reason = " ".join(str(error.__cause__ or error).split())
         raise PassError(f"pass {name} failed ({reason}): leave it out with --passes") from error

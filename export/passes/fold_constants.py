@@ -8,11 +8,15 @@ ships must not grow:
 2. QuantizeLinear and DequantizeLinear stay: folded, a quantized weight would be float32 again.
 3. A Cast to a wider type stays: folded, a weight stored in half precision would double.
 
-Random operators, control flow, nodes that read a graph input, and nodes with several outputs stay
-as well.
+4. What reads a graph input stays, also where the input has a default: a caller may replace it.
+
+Random operators, control flow and nodes with several outputs stay as well.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx_ir as ir
 from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
@@ -31,15 +35,35 @@ class FoldConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold in place."""
-        result = fold_constants_ir(
-            model,
-            onnx_shape_inference=True,
-            input_size_limit=_INPUT_LIMIT,
-            output_size_limit=_OUTPUT_LIMIT,
-            should_fold=_should_fold,
-        )
+        with _defaults_hidden(model):
+            result = fold_constants_ir(
+                model,
+                onnx_shape_inference=True,
+                input_size_limit=_INPUT_LIMIT,
+                output_size_limit=_OUTPUT_LIMIT,
+                should_fold=_should_fold,
+            )
         _drop_notes(model)
         return ir.passes.PassResult(model, result.modified)
+
+
+@contextmanager
+def _defaults_hidden(model: ir.Model) -> Iterator[None]:
+    """Hide what graph inputs hold by default: onnxscript takes it for a constant in places."""
+    hidden = [
+        (value, value.const_value)
+        for value in model.graph.initializers.values()
+        if value.is_graph_input()
+    ]
+    for value, _ in hidden:
+        model.graph.initializers.pop(str(value.name))
+        value.const_value = None
+    try:
+        yield
+    finally:
+        for value, tensor in hidden:
+            value.const_value = tensor
+            model.graph.initializers.add(value)
 
 
 def _should_fold(node: ir.Node) -> bool | None:

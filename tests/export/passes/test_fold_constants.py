@@ -79,6 +79,19 @@ def test_weights_are_cast_to_a_narrower_type_at_once(text_graph) -> None:
     assert operators(model) == ["Mul"]
 
 
+def test_the_default_of_an_input_is_no_constant(text_graph) -> None:
+    text = """g (float[2] x) => (float[2] y) {
+        y = If (which) <then_branch = t () => (float[2] p) { p = Neg(x) },
+                        else_branch = e () => (float[2] q) { q = Abs(x) }> }"""
+    fixed = text_graph(text, which=np.array(True))
+    assert FoldConstants()(fixed).modified
+    assert operators(fixed) == ["Neg"]
+    open_to_callers = text_graph(text, which=np.array(True), also_inputs=("which",))
+    before = ir.to_proto(open_to_callers)
+    assert not FoldConstants()(open_to_callers).modified
+    assert ir.to_proto(open_to_callers) == before
+
+
 def test_no_record_of_the_folding_goes_into_the_file(text_graph) -> None:
     model = text_graph(
         "g (float[N,2] x) => (float[N,2] y) { k = Neg(a) y = Add(x, k) }",

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekit.export.passes.channel_chain import ACTIVATIONS
@@ -350,3 +352,38 @@ def test_the_comparison_catches_a_constant_that_is_dropped(text_graph) -> None:
     bias.const_value = ir.tensor(floats(5, seed=3), name="d")
     error = largest_difference(before, run_outputs(model, inputs))
     assert error > 100 * TOLERANCES[ir.DataType.FLOAT]
+
+
+@st.composite
+def sparse_chains(draw: st.DrawFn) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Convolutions with zero filters and unread inputs: groups, padding, biases, depthwise ones."""
+    channels, side, lines = 4, 6, []
+    constants: dict[str, NDArray[Any]] = {}
+    value = "x"
+    for i in range(draw(st.integers(2, 4))):
+        kernel = draw(st.sampled_from([1, 3])) if side > 3 else 1
+        pad = draw(st.sampled_from([0, kernel // 2]))
+        groups = draw(st.sampled_from([1, 1, 2, 4]))
+        side += 2 * pad + 1 - kernel
+        weight = floats(channels, channels // groups, kernel, kernel, seed=i)
+        weight[draw(st.lists(st.integers(0, 3), max_size=3))] = 0
+        weight[:, draw(st.lists(st.integers(0, channels // groups - 1), max_size=2))] = 0
+        constants[f"w{i}"] = weight
+        bias = draw(st.sampled_from(["", f", b{i}"]))
+        if bias:
+            mask = draw(st.lists(st.integers(0, 3), max_size=3))
+            constants[f"b{i}"] = without(floats(channels, seed=10 + i), mask)
+        pads = f"pads = [{pad}, {pad}, {pad}, {pad}]"
+        lines.append(f"c{i} = Conv<group = {groups}, {pads}>({value}, w{i}{bias})")
+        value = f"a{i}"
+        activation = draw(st.sampled_from(["Relu", "Sigmoid", "Identity", "HardSwish"]))
+        lines.append(f"{value} = {activation}(c{i})")
+    signature = f"(float[2,4,6,6] x) => (float[2,4,{side},{side}] {value})"
+    return f"g {signature} {{ {' '.join(lines)} }}", constants
+
+
+@settings(max_examples=50, deadline=None)
+@given(chain=sparse_chains())
+def test_random_sparse_chains_compute_the_same(text_graph, run_pass, chain: Any) -> None:
+    text, constants = chain
+    run_pass(StripZeroChannels(), text_graph(text, **constants), tolerance=1e-5)
