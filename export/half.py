@@ -14,20 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
+from edgekit.export.calibration import Feed
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.quiet import quiet
+from edgekit.export.verify import random_inputs, run_outputs
+from edgekit.runtime.errors import ModelFileError
 
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 
 # A Cast node takes about as many bytes as halving this many weights saves.
 MIN_STORED_ELEMENTS = 64
+
+_PROBED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,11 @@ def to_fp16(
     out_of_range = tuple(_out_of_range(work))
     blocked = {*exclude, *(node for tensor in out_of_range for node in tensor.nodes)}
     flushed = tuple(_round_to_half(work, {tensor.tensor for tensor in out_of_range}))
+    source = to_proto(work)
+    _forget_initializer_types(source)
     with quiet():
         proto = convert_float_to_float16(
-            to_proto(work), keep_io_types=keep_io, node_block_list=sorted(blocked)
+            source, keep_io_types=keep_io, node_block_list=sorted(blocked)
         )
     result = from_proto(proto)
     common.TopologicalSortPass()(result)  # the converter appends its Casts at the end
@@ -144,6 +153,48 @@ def to_fp16_storage(
         flushed += _flushed(name, weights)
         _store_as_half(work.graph, value, weights)
     return work, HalfReport(len(names), out_of_range, tuple(flushed))
+
+
+def check_activations(model: ir.Model, feed: Feed | None) -> None:
+    """Look for activations that half precision does not hold.
+
+    The float32 model is run with every intermediate result as an output: run in half precision, a
+    processor without half-precision kernels would compute in float32 and show nothing.
+
+    Args:
+        model: A float32 model with inferred types; it is not changed.
+        feed: Inputs, of which a few samples are run; None for made-up ones.
+
+    Raises:
+        ModelFileError: a magnitude is above `LARGEST`; the message names the tensor.
+    """
+    probe = from_proto(to_proto(model))
+    made = [value for node in probe.graph for value in node.outputs]
+    floats = [value for value in made if value.dtype == ir.DataType.FLOAT]
+    probe.graph.outputs[:] = floats
+    results = run_outputs(probe, _few(probe, feed))
+    for name in (str(value.name) for value in floats):
+        largest = float(np.abs(results[name]).max()) if results[name].size else 0.0
+        if LARGEST < largest < np.inf:
+            raise ModelFileError(
+                f"activations reach {largest:.6g} in {name!r}, above half precision's "
+                f"{LARGEST:.0f}: use --precision fp16-storage"
+            )
+
+
+def _few(model: ir.Model, feed: Feed | None) -> dict[str, NDArray[Any]]:
+    if feed is None:
+        return random_inputs(model)
+    fixed = any(v.shape is not None and isinstance(v.shape[0], int) for v in model.graph.inputs)
+    return {name: array if fixed else array[:_PROBED_SAMPLES] for name, array in feed.items()}
+
+
+def _forget_initializer_types(proto: onnx.ModelProto) -> None:
+    """Drop what onnx_ir notes on initializers: the converter would note them all as half."""
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.value_info if value.name not in initializers]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
 
 
 def _floats(model: ir.Model) -> Iterator[ir.Value]:

@@ -3,8 +3,8 @@
 The exporter notes on each node the modules around it, from the root inwards, and last the traced
 call. From `['', 'blocks.0', 'blocks.0.conv', 'conv2d_1']` the rules are:
 
-1. A node that reads parameters of a leaf module, or is all there is of it, is called after that
-   module: `blocks.0.conv`.
+1. A node that reads parameters of a leaf module, or whose operator is the only one in it, is called
+   after that module: `blocks.0.conv`.
 2. Any other node gets its operator appended: `blocks.0/relu`, or `relu` in the root module.
 3. A name already taken gets `_2`, `_3`, ... appended.
 4. A node's first output has the node's name; graph inputs and outputs keep theirs.
@@ -15,7 +15,6 @@ call. From `['', 'blocks.0', 'blocks.0.conv', 'conv2d_1']` the rules are:
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from collections.abc import Collection
 
 import onnx
@@ -40,12 +39,14 @@ def name_after_modules(
     graph = model.graph
     taken = {str(value.name) for value in (*graph.inputs, *graph.outputs)} | set(parameters)
     scopes = {node: _scope(node) for node in graph}
-    sizes = Counter(scopes.values())
+    operators: dict[str, set[str]] = {}
+    for node, scope in scopes.items():
+        operators.setdefault(scope, set()).add(node.op_type)
     outputs = set(graph.outputs)
     for node in graph:
         scope = scopes[node]
         stands_for_module = scope in leaf_modules and (
-            sizes[scope] == 1 or _reads_parameters(node, scope)
+            len(operators[scope]) == 1 or _reads_parameters(node, scope)
         )
         name = scope if stands_for_module else _join(scope, node.op_type.lower())
         node.name = _unique(name, taken)
@@ -58,11 +59,9 @@ def name_after_modules(
 
 
 def _scope(node: ir.Node) -> str:
-    """Innermost module of a node; the root module, and unknown, is the empty string."""
+    """Innermost module of a node; the root, and unknown, is the empty string."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))
-    modules = [scope for scope in scopes[:-1] if not scope.startswith("_")]
-    innermost = str(modules[-1]) if modules else ""
-    return innermost.partition("@")[0]  # a module that is called again gets @1, @2, ...
+    return next((str(s) for s in reversed(scopes[:-1]) if not s.startswith("_")), "")
 
 
 def _join(scope: str, operator: str) -> str:

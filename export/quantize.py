@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -27,11 +26,16 @@ import onnx_ir.passes.common as common
 from edgekit.export.calibration import CalibrationReader, Feed
 from edgekit.export.calibrators import Progress, calibrator
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
-from edgekit.export.half import LARGEST, SMALLEST, HalfReport, to_fp16, to_fp16_storage
+from edgekit.export.half import (
+    SMALLEST,
+    HalfReport,
+    check_activations,
+    to_fp16,
+    to_fp16_storage,
+)
 from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, raise_opset, to_qdq
-from edgekit.export.verify import random_inputs, run_outputs
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import open_session
@@ -101,7 +105,7 @@ def quantize(
         model: A float32 model; it is not changed.
         precision: A key of `PRECISIONS`.
         reader: Calibration data, for the precisions that need it: a `CalibrationReader`, or any
-            iterable of `{input name: array}`. fp16 tries its activations on the first batch.
+            iterable of `{input name: array}`. fp16 checks the range of activations on it.
         method: A key of `CALIBRATORS`, for the precisions that need calibration.
         exclude: Regular expression; nodes in whose name it is found stay float32.
         keep_io: For fp16: leave the graph's inputs and outputs float32.
@@ -228,31 +232,14 @@ def _dynamic(job: _Job) -> _Done:
 
 
 def _half(job: _Job) -> _Done:
+    check_activations(job.model, None if job.reader is None else next(iter(job.reader)))
     model, report = to_fp16(job.model, keep_io=job.keep_io, exclude=job.exclude)
-    _check_activations(job, model)
     return _Done(model, tuple(_half_notes(report)))
 
 
 def _half_storage(job: _Job) -> _Done:
     model, report = to_fp16_storage(job.model, exclude=job.exclude)
     return _Done(model, tuple(_half_notes(report)))
-
-
-def _check_activations(job: _Job, model: ir.Model) -> None:
-    """Run one batch, of calibration data where there is some: activations may overflow too."""
-    feed = random_inputs(job.model) if job.reader is None else next(iter(job.reader))
-    types = {value.name: value.dtype for value in model.graph.inputs}
-    halves = {
-        name: array.astype(np.float16) if types[name] == ir.DataType.FLOAT16 else array
-        for name, array in feed.items()
-    }
-    before, after = run_outputs(job.model, feed), run_outputs(model, halves)
-    for name, reference in before.items():
-        if np.isfinite(reference).all() and not np.isfinite(after[name]).all():
-            raise ModelFileError(
-                f"activations leave half precision's range of {LARGEST:.0f}, so that {name!r} is "
-                "not finite: use --precision fp16-storage, or --exclude the nodes at fault"
-            )
 
 
 def _half_notes(report: HalfReport) -> Iterator[str]:

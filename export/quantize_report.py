@@ -69,7 +69,7 @@ def account(
             continue
         name = str(node.name)
         survivor = survivors.get(name) or survivors.get(f"{name}_MatMul")
-        takes_part = not op_types or node.op_type in op_types
+        takes_part = name not in excluded and (not op_types or node.op_type in op_types)
         if takes_part and (survivor is None or _computes_converted(survivor)):
             converted[node.op_type] += 1
             continue
@@ -91,7 +91,7 @@ def _is_weight(value: ir.Value | None) -> bool:
 
 
 def _computes_converted(node: ir.Node) -> bool:
-    """Whether a node works on half precision, or on what a DequantizeLinear gives it."""
+    """Whether a node works on half precision, or on what is stored so or quantized."""
     sources = [value for value in node.inputs[:2] if value is not None]
     if any(value.dtype == ir.DataType.FLOAT16 for value in (*sources, *node.outputs)):
         return True
@@ -104,7 +104,7 @@ def _decoded(value: ir.Value) -> bool:
         return False
     if producer.op_type == "Cast":
         stored = producer.inputs[0]
-        return stored is not None and stored.dtype == ir.DataType.FLOAT16
+        return stored is not None and stored.is_initializer()
     return producer.op_type == "DequantizeLinear"
 
 

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Discard log records, warnings and standard output while the body runs."""
+    """Discard log records, warnings and what Python code prints while the body runs."""
     handler = logging.NullHandler()  # else the first logging.warning() would install a real one
     root = logging.getLogger()
     previous = logging.root.manager.disable
     root.addHandler(handler)
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
