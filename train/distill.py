@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import load_checkpoint
-from edgekit.train.recipe import DistillRecipe
+from edgekit.train.recipe_keys import DistillRecipe
 
 # What the teacher's weight is multiplied by, from how much of the training is done, 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {

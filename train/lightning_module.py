@@ -33,7 +33,7 @@ from edgekit.train.distill import Distillation
 from edgekit.train.ema import WeightAverage
 from edgekit.train.optim import make_optimizer, make_schedule
 from edgekit.train.prune_weights import WeightPruning, sparsity_of
-from edgekit.train.recipe import AugmentRecipe, TrainRecipe
+from edgekit.train.recipe_keys import AugmentRecipe, TrainRecipe
 
 CHECK_EVERY = 50  # steps between two looks at the losses, each of which waits for the accelerator
 _STATE_KEY = "edgekit"

@@ -16,7 +16,7 @@ from edgekit.train.augment import (
     cutout,
     rotate,
 )
-from edgekit.train.recipe import AugmentRecipe
+from edgekit.train.recipe_keys import AugmentRecipe
 from edgekit.train.vision import torchvision
 
 functional = torchvision.transforms.v2.functional

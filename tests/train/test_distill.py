@@ -11,7 +11,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import Checkpoint, save_checkpoint
 from edgekit.train.distill import SCHEDULES, Distillation, distillation_loss, load_teacher
 from edgekit.train.models.table import build_model
-from edgekit.train.recipe import DistillRecipe
+from edgekit.train.recipe_keys import DistillRecipe
 
 STUDENT = Preprocessing(8, 8, (0.3,), (0.4,), ("a", "b", "c"))
 OPTIONS = {"blocks": [1], "growth": 4, "stem_width": 4, "bottleneck": 0}

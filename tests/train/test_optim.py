@@ -13,7 +13,7 @@ from edgekit.train.optim import (
     make_schedule,
     parameter_groups,
 )
-from edgekit.train.recipe import Optimizer, Schedule, TrainRecipe
+from edgekit.train.recipe_keys import Optimizer, Schedule, TrainRecipe
 
 
 def rates(recipe: TrainRecipe, per_epoch: int = 10) -> list[float]:

@@ -6,7 +6,8 @@ import pytest
 
 from edgekit.runtime.errors import RecipeError
 from edgekit.train.models.table import build_model
-from edgekit.train.recipe import RANGES, load_recipe, parse_recipe, shipped_recipes
+from edgekit.train.recipe import load_recipe, parse_recipe, shipped_recipes
+from edgekit.train.recipe_keys import RANGES
 
 MINIMAL = """
 name = "small"

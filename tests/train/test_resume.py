@@ -59,8 +59,8 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def finish(folder: Path) -> bytes:
-    assert start(folder).wait(TIMEOUT) == 0
+def result(process: subprocess.Popen[bytes], folder: Path) -> bytes:
+    assert process.wait(TIMEOUT) == 0
     return (folder / "model.safetensors").read_bytes()
 
 
@@ -79,12 +79,13 @@ def kill_after(folder: Path, metrics: str, epochs: int) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(tmp_path: Path) -> None:
-    whole = finish(tmp_path / "whole")
+    uninterrupted = start(tmp_path / "whole")
     killed = tmp_path / "killed"
     kill_after(killed, "metrics.csv", 2)
     assert not (killed / "trained.safetensors").exists()
     kill_after(killed, "fine-tune/metrics.csv", 1)
     assert (killed / "trained.safetensors").exists()
     assert not (killed / "model.safetensors").exists()
-    assert finish(killed) == whole
+    whole = result(uninterrupted, tmp_path / "whole")
+    assert result(start(killed), killed) == whole
     assert (killed / "trained.safetensors").read_bytes() != whole

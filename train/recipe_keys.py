@@ -1,0 +1,268 @@
+"""The keys of a recipe: what each means, and which values it may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from edgekit.runtime.errors import RecipeError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["cosine", "one-cycle", "step", "none"]
+DistillSchedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What to train on.
+
+    Attributes:
+        name: A named data set, a folder of class folders, or an .npz; paths are relative to the
+            recipe's file.
+        validation: Share of the training images that is held out for choosing; 0 holds none out.
+        image_size: Height and width that a folder's images are decoded to.
+        channels: 1 or 3, with image_size.
+    """
+
+    name: str
+    validation: float = 0.1
+    image_size: tuple[int, int] | None = None
+    channels: Literal[1, 3] = 3
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per optimizer step, over all devices together.
+        precision: Lightning's name of the arithmetic.
+        compile: Whether torch.compile compiles the network.
+        channels_last: Whether activations are stored channels last.
+        optimizer: Which optimizer.
+        learning_rate: The schedule's highest learning rate.
+        weight_decay: Not applied to biases and normalization.
+        momentum: Of SGD.
+        nesterov: Whether SGD's momentum is Nesterov's.
+        schedule: How the learning rate moves, step by step.
+        warmup_epochs: Epochs of linear rise before the cosine schedule.
+        milestones: Epochs after which the step schedule multiplies the learning rate by gamma.
+        gamma: Factor of the step schedule.
+        label_smoothing: Share of the target that is spread over all classes.
+        ema: Decay of the moving average of the weights, which is then what is evaluated and
+            saved; 0 is off.
+        gradient_clip: Largest norm of the gradient; 0 is off.
+        evaluate_every: Epochs between two looks at the validation part.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    precision: Precision = "32-true"
+    compile: bool = False
+    channels_last: bool = False
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    schedule: Schedule = "cosine"
+    warmup_epochs: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    gradient_clip: float = 0.0
+    evaluate_every: int = 1
+
+
+@dataclass(frozen=True)
+class AugmentRecipe:
+    """How training images are varied; every sample gets its own draw.
+
+    Attributes:
+        crop: Black pixels padded on each side before a crop back to size.
+        flip: Whether to mirror left and right half of the time.
+        rotation: Largest angle, degrees, either way.
+        color_jitter: Largest relative change of brightness, contrast and saturation.
+        cutout: Side of the square that is blanked, pixels.
+        mixup: Alpha of Mixup's Beta distribution; one draw a batch, as in its paper.
+        cutmix: Alpha of CutMix's; with mixup, each batch gets one of the two.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    rotation: float = 0.0
+    color_jitter: float = 0.0
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class PruneRecipe:
+    """Weight pruning while training: global, unstructured, by magnitude.
+
+    Attributes:
+        sparsity: Share of the convolutions' and linear layers' weights that ends up zero.
+        begin: Where pruning begins, as a share of the epochs.
+        end: Where it reaches sparsity, as a share of the epochs.
+        every_steps: Optimizer steps between two prunings.
+    """
+
+    sparsity: float
+    begin: float = 0.1
+    end: float = 0.75
+    every_steps: int = 10
+
+
+@dataclass(frozen=True)
+class PruneChannelsRecipe:
+    """Channel pruning after training, then fine-tuning.
+
+    Attributes:
+        ratio: Share of the channels that is removed.
+        fine_tune_epochs: Epochs of training that follow.
+        learning_rate_factor: Their learning rate, relative to train.learning_rate.
+        round_to: Channel counts stay multiples of this.
+    """
+
+    ratio: float
+    fine_tune_epochs: int
+    learning_rate_factor: float = 0.1
+    round_to: int = 1
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """Learning from a teacher's outputs as well as from the labels.
+
+    Attributes:
+        teacher: A checkpoint; its path is relative to the recipe's file.
+        temperature: What both networks' logits are divided by.
+        weight: The teacher's share of the loss, at the start.
+        schedule: How that share moves over the epochs: not at all, or to zero.
+    """
+
+    teacher: str
+    temperature: float = 4.0
+    weight: float = 0.5
+    schedule: DistillSchedule = "constant"
+
+
+@dataclass(frozen=True)
+class RecipeKeys:
+    """Everything a recipe's file can say."""
+
+    name: str
+    data: DataRecipe
+    model: Mapping[str, Any]
+    train: TrainRecipe
+    seed: int = 0
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    prune: PruneRecipe | None = None
+    prune_channels: PruneChannelsRecipe | None = None
+    distill: DistillRecipe | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model.get("name"), str):
+            raise RecipeError("model.name: this key is missing; it takes the name of a model")
+        for key, rule in RANGES.items():
+            value = _value(self, key)
+            if value is not None and not rule.holds(value):
+                raise RecipeError(f"{key}: {value} is out of range; it must be {rule.text}")
+        _check_together(self)
+
+    @property
+    def architecture(self) -> str:
+        """The name of the model."""
+        return str(self.model["name"])
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The model's own keys."""
+        return {key: value for key, value in self.model.items() if key != "name"}
+
+
+def _value(keys: RecipeKeys, dotted: str) -> float | None:
+    """The number under a dotted key; None where its table is left out."""
+    part: Any = keys
+    for name in dotted.split("."):
+        part = None if part is None else getattr(part, name)
+    return cast(float | None, part)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a number must satisfy, in code and in words."""
+
+    holds: Callable[[float], bool]
+    text: str
+
+
+_SHARE = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
+_PART = Rule(lambda v: 0 < v < 1, "above 0 and below 1")
+_UNIT = Rule(lambda v: 0 <= v <= 1, "between 0 and 1")
+_COUNT = Rule(lambda v: v >= 1, "at least 1")
+_NOT_NEGATIVE = Rule(lambda v: v >= 0, "at least 0")
+_POSITIVE = Rule(lambda v: v > 0, "above 0")
+
+RANGES: dict[str, Rule] = {
+    "seed": Rule(lambda v: 0 <= v < 2**32, "at least 0 and below 4294967296"),
+    "data.validation": _SHARE,
+    "train.epochs": _COUNT,
+    "train.batch_size": _COUNT,
+    "train.learning_rate": _POSITIVE,
+    "train.weight_decay": _NOT_NEGATIVE,
+    "train.momentum": _SHARE,
+    "train.warmup_epochs": _NOT_NEGATIVE,
+    "train.gamma": Rule(lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "train.label_smoothing": _SHARE,
+    "train.ema": _SHARE,
+    "train.gradient_clip": _NOT_NEGATIVE,
+    "train.evaluate_every": _COUNT,
+    "augment.crop": _NOT_NEGATIVE,
+    "augment.rotation": Rule(lambda v: 0 <= v <= 180, "between 0 and 180"),
+    "augment.color_jitter": _UNIT,
+    "augment.cutout": _NOT_NEGATIVE,
+    "augment.mixup": _NOT_NEGATIVE,
+    "augment.cutmix": _NOT_NEGATIVE,
+    "prune.sparsity": _PART,
+    "prune.begin": _UNIT,
+    "prune.end": _UNIT,
+    "prune.every_steps": _COUNT,
+    "prune_channels.ratio": _PART,
+    "prune_channels.fine_tune_epochs": _COUNT,
+    "prune_channels.learning_rate_factor": _POSITIVE,
+    "prune_channels.round_to": _COUNT,
+    "distill.temperature": _POSITIVE,
+    "distill.weight": _UNIT,
+}
+
+
+def _check_together(keys: RecipeKeys) -> None:
+    """Rules that take more than one key."""
+    train, prune, size = keys.train, keys.prune, keys.data.image_size
+    if size is not None and min(size) < 1:
+        raise RecipeError(f"data.image_size: {list(size)} is out of range; sides must be 1 or more")
+    if train.warmup_epochs >= train.epochs:
+        raise RecipeError(
+            f"train.warmup_epochs: {train.warmup_epochs:g} must be below train.epochs, which is "
+            f"{train.epochs}"
+        )
+    if train.nesterov and train.optimizer == "sgd" and train.momentum == 0:
+        raise RecipeError("train.nesterov: needs a train.momentum above 0; set it to false")
+    if train.schedule == "step" and not _rises(train.milestones, train.epochs):
+        raise RecipeError(
+            f"train.milestones: {list(train.milestones)} must be epochs in rising order from 1 to "
+            f"{train.epochs - 1} for the step schedule"
+        )
+    if prune is not None and prune.begin >= prune.end:
+        raise RecipeError(f"prune.begin: {prune.begin:g} must be below prune.end, {prune.end:g}")
+
+
+def _rises(milestones: tuple[int, ...], epochs: int) -> bool:
+    in_order = list(milestones) == sorted(set(milestones))
+    return bool(milestones) and in_order and milestones[0] >= 1 and milestones[-1] < epochs

@@ -1,0 +1,142 @@
+"""A run's folder: whose it is, what an earlier attempt left, and what the run came to.
+
+A run folder holds recipe.toml (a copy), last.ckpt (the state after the last whole epoch, for
+resuming), metrics.csv, tensorboard/, and when the run is finished model.safetensors and
+summary.json. Channel pruning is a second stage with a state and logs of its own in fine-tune/; what
+it starts from is trained.safetensors.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.runtime.errors import OutputError, RecipeError
+from edgekit.runtime.files import replace_atomically
+from edgekit.train.fit import LAST, METRICS, TENSORBOARD
+from edgekit.train.rank import is_first_process
+from edgekit.train.recipe import Recipe, parse_recipe
+
+RECIPE = "recipe.toml"
+MODEL = "model.safetensors"
+SUMMARY = "summary.json"
+TRAINED = "trained.safetensors"
+FINE_TUNE = "fine-tune"
+_CONTENTS = (SUMMARY, MODEL, TRAINED, LAST, METRICS, TENSORBOARD, FINE_TUNE, RECIPE)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        checkpoint: The trained network.
+        last_accuracy: Top-1 of the saved weights on the validation part, 0 to 1; None without one.
+        best_accuracy: The highest that an epoch of the last stage reached.
+        images_per_second: Median over the epochs, evaluation left out.
+        seconds: Time spent on training batches, over all stages and attempts.
+        was_finished: Whether the run had been finished before and nothing was trained.
+    """
+
+    checkpoint: Path
+    last_accuracy: float | None
+    best_accuracy: float | None
+    images_per_second: float
+    seconds: float
+    was_finished: bool = False
+
+
+def find_finished(recipe: Recipe, run_dir: Path) -> RunResult | None:
+    """The result of a run that was finished before; also refuses a folder of another run.
+
+    Raises:
+        OutputError: the folder is none of this recipe's runs.
+    """
+    _check_same_run(recipe, run_dir)
+    if not (run_dir / MODEL).is_file():
+        return None
+    try:
+        summary = json.loads((run_dir / SUMMARY).read_text("utf-8"))
+        return RunResult(run_dir / MODEL, **summary, was_finished=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(f"{run_dir / SUMMARY}: is damaged; train anew with --force") from error
+
+
+def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise OutputError(f"{run_dir}: is not a folder; choose another for the run")
+    copy = run_dir / RECIPE
+    if not copy.is_file():
+        if any(run_dir.iterdir()):
+            raise OutputError(f"{run_dir}: holds other files; choose another folder for the run")
+        return
+    try:
+        same = parse_recipe(copy.read_text("utf-8"), origin=str(copy)) == recipe
+    except (RecipeError, OSError, UnicodeDecodeError):
+        same = False
+    if not same:
+        raise OutputError(
+            f"{run_dir}: holds a run of another recipe; choose another folder or give --force"
+        )
+
+
+def prepare_folder(recipe: Recipe, run_dir: Path, *, force: bool) -> None:
+    """Make the folder with the recipe's copy; with force, clear what earlier runs left.
+
+    Raises:
+        OutputError: something cannot be removed or written.
+    """
+    if not is_first_process():
+        return
+    if force:
+        for name in _CONTENTS:
+            _remove(run_dir / name)
+    if not (run_dir / RECIPE).is_file():
+        with replace_atomically(run_dir / RECIPE) as staged:
+            staged.write_text(recipe.text, "utf-8")
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be removed: {error.strerror or error}") from error
+
+
+def _seconds(metrics: Path) -> float:
+    if not metrics.is_file():
+        return 0.0
+    with metrics.open(newline="") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def summarize(run_dir: Path, history: list[dict[str, float]]) -> RunResult:
+    """Write summary.json, which marks the run as finished.
+
+    Args:
+        run_dir: The run folder.
+        history: One row for each epoch of the last stage.
+    """
+    accuracies = [row["validation_accuracy"] for row in history if "validation_accuracy" in row]
+    summary: dict[str, Any] = {
+        "last_accuracy": accuracies[-1] if accuracies else None,
+        "best_accuracy": max(accuracies) if accuracies else None,
+        "images_per_second": statistics.median(row["images_per_second"] for row in history),
+        "seconds": sum(_seconds(folder / METRICS) for folder in (run_dir, run_dir / FINE_TUNE)),
+    }
+    if is_first_process():
+        with replace_atomically(run_dir / SUMMARY) as staged:
+            staged.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    return RunResult(run_dir / MODEL, **summary)
