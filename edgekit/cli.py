@@ -10,7 +10,7 @@ import typer
 
 from edgekit import __version__, console, options
 from edgekit.options import Format
-from edgekit.runtime.errors import EdgekitError
+from edgekit.runtime.errors import EdgekitError, MissingExtraError
 
 app = typer.Typer(
     name="edgekit",
@@ -22,23 +22,45 @@ app = typer.Typer(
 )
 
 
+# Packages that only extras install, by the name that an import error gives.
+EXTRAS = {
+    "lightning": "train",
+    "matplotlib": "report",
+    "safetensors": "train",
+    "sklearn": "digits",
+    "torch": "train",
+    "torch_pruning": "train",
+    "torchmetrics": "train",
+    "torchvision": "train",
+}
+
+
 def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # allowed anywhere
     console.log_to_standard_error()
     try:
-        app()
+        _run_app()
     except EdgekitError as error:
         if debug:
             raise
         console.say(f"edgekit: {error}")
         sys.exit(error.exit_status)
-    except OSError as error:
-        if debug:
+
+
+def _run_app() -> None:
+    """The app, with the errors that any step may meet put into edgekit's words."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
             raise
-        console.say(f"edgekit: {error.filename or 'the system'}: {error.strerror or error}")
-        sys.exit(EdgekitError.exit_status)
+        raise MissingExtraError(package, EXTRAS[package]) from error
+    except OSError as error:
+        where = error.filename or "the system"
+        raise EdgekitError(f"{where}: {error.strerror or error}") from error
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,11 +88,11 @@ def demo(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Do the whole job on embedded data: train, prune, export, optimize, quantize, bench."""
-    from edgekit.demo import run_demo
+    from edgekit.commands.demo import run_demo
     from edgekit.tables import print_bench
 
-    report = run_demo(output, force=force)
-    print_bench(report, format_)
+    print_bench(run_demo(output, force=force), format_)
+    console.say(f"models, bench.json, summary.md and front.png are in {output}")
 
 
 @app.command()
@@ -80,21 +102,21 @@ def train(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The run's folder; runs/NAME by default."),
+        typer.Option(
+            "--output", "-o", help="The run's folder; runs/NAME by default.", show_default=False
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
     devices: Annotated[int, typer.Option(min=1, help="Devices to train on, a process each.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, when started by torchrun.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Start over, even a finished run.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start over, finished or not.")] = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Train, prune and distill as a recipe says; an interrupted run is resumed."""
+    from edgekit.commands.train import train_recipe
     from edgekit.tables import print_run
-    from edgekit.workflow import train_recipe
 
     result = train_recipe(
         recipe,
@@ -117,15 +139,16 @@ def export(
     output: options.Output,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 17 or later.")] = 20,
     data: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="DATA",
-            help=f"Images for the comparison with torch: {options.DATA_HELP}. "
+            help=f"Images to compare with torch on: {options.DATA_HELP}. "
             "Default: what the checkpoint was trained on.",
             show_default=False,
         ),
-    ] = None,
+    ] = "",
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     samples: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 256,
     passes: Annotated[
         bool, typer.Option("--optimize/--no-optimize", help="Run the exact graph passes too.")
@@ -134,15 +157,15 @@ def export(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Turn a checkpoint into ONNX, check it against torch, then run the exact passes."""
+    from edgekit.commands.export import export_checkpoint
+    from edgekit.commands.images import DataSource
     from edgekit.tables import print_export
-    from edgekit.workflow import export_checkpoint
 
     result = export_checkpoint(
         checkpoint,
         output,
         opset=opset,
-        data=data,
-        data_dir=data_dir,
+        data=DataSource(data, data_dir, download),
         samples=samples,
         passes=passes,
         force=force,
@@ -174,24 +197,28 @@ def optimize(
     ] = False,
     data: options.Data = None,
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare outputs after each pass.")
     ] = True,
+    mean: options.Mean = None,
+    std: options.Std = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Run the exact graph passes on any ONNX file; each is checked on images (or noise)."""
     del list_passes
+    from edgekit.commands.images import DataSource, Normalization
+    from edgekit.commands.optimize import optimize_file
     from edgekit.tables import print_optimize
-    from edgekit.workflow import optimize_file
 
     result = optimize_file(
         model,
         output,
-        passes=passes.split(",") if passes is not None else None,
-        data=data,
-        data_dir=data_dir,
+        passes=None if passes is None else [name.strip() for name in passes.split(",")],
+        data=None if data is None else DataSource(data, data_dir, download),
         verify=verify,
+        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
         force=force,
     )
     print_optimize(result, format_)
@@ -204,7 +231,6 @@ def quantize(
     calib: Annotated[
         str | None,
         typer.Option(
-            "--calib",
             metavar="DATA",
             help=f"Calibration images, from its training part: {options.DATA_HELP}.",
             show_default=False,
@@ -213,18 +239,29 @@ def quantize(
     precision: Annotated[
         str, typer.Option(help="int8, int16, fp16, fp16-storage or dynamic-int8.")
     ] = "int8",
-    method: Annotated[str, typer.Option(help="How ranges are found: minmax, ...")] = "minmax",
-    samples: Annotated[int, typer.Option(min=1, help="Calibration images to use.")] = 512,
-    seed: Annotated[int, typer.Option(help="Draws the calibration images.")] = 0,
+    method: Annotated[
+        str, typer.Option(help="How ranges are found: minmax, percentile or entropy.")
+    ] = "minmax",
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Calibration images. Default: 512, or all if fewer.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the calibration images.")] = 0,
     exclude: Annotated[
         str | None,
         typer.Option(
             metavar="REGEX", help="Nodes that stay as they are, by name.", show_default=False
         ),
     ] = None,
+    keep_io: Annotated[
+        bool, typer.Option("--keep-io/--half-io", help="fp16: input and output stay float32.")
+    ] = True,
     max_drop: Annotated[
         float | None,
         typer.Option(
+            min=0,
             metavar="POINTS",
             help="Fail (exit status 1, nothing written) if top-1 accuracy drops by more.",
             show_default=False,
@@ -241,29 +278,30 @@ def quantize(
         ),
     ] = None,
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     mean: options.Mean = None,
     std: options.Std = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Convert a model to a smaller precision; static ones calibrate on real images."""
+    from edgekit.commands.images import DataSource, Normalization
+    from edgekit.commands.quantize import Calibration, DropLimit, quantize_file
     from edgekit.tables import print_quantize
-    from edgekit.workflow import quantize_file
 
+    def source(name: str | None) -> DataSource | None:
+        return None if name is None else DataSource(name, data_dir, download)
+
+    images = source(calib)
     result = quantize_file(
         model,
         output,
         precision=precision,
-        calib=calib,
-        method=method,
-        samples=samples,
-        seed=seed,
+        calibration=None if images is None else Calibration(images, method, samples, seed),
         exclude=exclude,
-        max_drop=max_drop,
-        evaluate_on=evaluate,
-        data_dir=data_dir,
-        mean=options.parse_numbers(mean),
-        std=options.parse_numbers(std),
+        keep_io=keep_io,
+        max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),
+        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
         force=force,
     )
     print_quantize(result, format_)
@@ -272,11 +310,11 @@ def quantize(
 @app.command()
 def bench(
     models: Annotated[
-        list[Path],
-        typer.Argument(metavar="MODEL.onnx...", help="The first is the reference."),
+        list[Path], typer.Argument(metavar="MODEL.onnx...", help="The first is the reference.")
     ],
     data: options.Data = None,
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     split: Annotated[options.Part, typer.Option(help="Part of the data.")] = options.Part.TEST,
     threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a timed run.")] = 1,
@@ -289,7 +327,9 @@ def bench(
     min_accuracy: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Fail (exit status 1) if a model's top-1 is lower.",
+            min=0,
+            max=1,
+            help="Fail (exit status 1) if a model's top-1 is lower.",
             show_default=False,
         ),
     ] = None,
@@ -297,25 +337,25 @@ def bench(
     mean: options.Mean = None,
     std: options.Std = None,
     format_: options.FormatOption = Format.TABLE,
-) -> None:  # fmt: skip
+) -> None:
     """Measure models side by side: accuracy, counts, size, latency, scores."""
+    from edgekit.bench.compare import BenchSettings
+    from edgekit.commands.bench import bench_files, check_accuracy
+    from edgekit.commands.images import DataSource
     from edgekit.tables import print_bench
-    from edgekit.workflow import bench_files, check_accuracy
 
-    report = bench_files(
-        models,
-        data=data,
-        data_dir=data_dir,
-        part=split.value,
+    settings = BenchSettings(
         threads=threads,
         batch_size=batch_size,
         warmup=warmup,
         iterations=iterations,
         limit=limit,
-        input_shapes=options.parse_shapes(input_shape),
         mean=options.parse_numbers(mean),
         std=options.parse_numbers(std),
+        input_shapes=options.parse_shapes(input_shape),
     )
+    source = None if data is None else DataSource(data, data_dir, download)
+    report = bench_files(models, source, split.value, settings)
     print_bench(report, format_)
     check_accuracy(report, min_accuracy)
 
@@ -341,7 +381,12 @@ def inspect(
     if netron:
         from edgekit.bench.netron import serve
 
-        serve(model, port=port, browse=browser)
+        serve(
+            model,
+            port=port,
+            browse=browser,
+            ready=lambda url: console.say(f"Netron shows {model} at {url} until Ctrl-C"),
+        )
 
 
 @app.command()
@@ -354,18 +399,9 @@ def predict(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Classify images: classes and probabilities."""
+    from edgekit.commands.images import Normalization
+    from edgekit.commands.predict import predict_images
     from edgekit.tables import print_predictions
-    from edgekit.workflow import predict_images
 
-    predictions = predict_images(
-        model,
-        images,
-        top=top,
-        mean=options.parse_numbers(mean),
-        std=options.parse_numbers(std),
-    )
-    print_predictions(predictions, format_)
-
-
-if __name__ == "__main__":
-    main()
+    normalization = Normalization(options.parse_numbers(mean), options.parse_numbers(std))
+    print_predictions(predict_images(model, images, top=top, normalization=normalization), format_)

@@ -62,6 +62,16 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, as UTF-8.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replace_atomically(path) as staged:
+        staged.write_text(text, "utf-8")
+
+
 def _replace(source: Path, target: Path) -> None:
     if source.is_file():  # what mkstemp would narrow to 0600 gets the permissions of any new file
         source.chmod(0o666 & ~_umask())

@@ -1,0 +1,1 @@
+../../edgekit/__main__.py

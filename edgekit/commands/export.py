@@ -1,0 +1,106 @@
+"""`edgekit export`: from a checkpoint to a checked ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import console
+from edgekit.commands.images import DataSource, spread
+from edgekit.export.calibration import single_input
+from edgekit.export.graph import save_graph
+from edgekit.export.optimize import OptimizeReport, optimize
+from edgekit.runtime.errors import CheckpointError
+from edgekit.runtime.files import check_output
+
+if TYPE_CHECKING:
+    from edgekit.export.parity import Parity
+
+RUN_CHECKPOINT = "model.safetensors"
+# A pass is verified by running the model unoptimized; more images would tell no more.
+VERIFY_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported model.
+
+    Attributes:
+        output: The file.
+        opset: Its operator set.
+        data: What the comparison with torch ran on.
+        parity: How closely the graph, before the passes, agrees with torch.
+        passes: What the exact passes did; None where they were left out.
+        file_bytes: Size of the file.
+    """
+
+    output: Path
+    opset: int
+    data: str
+    parity: Parity
+    passes: OptimizeReport | None
+    file_bytes: int
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    opset: int = 20,
+    data: DataSource | None = None,
+    samples: int = 256,
+    passes: bool = True,
+    force: bool = False,
+) -> ExportResult:
+    """Turn a checkpoint into ONNX, compare it with torch on real images, run the exact passes.
+
+    Args:
+        checkpoint: A .safetensors file, or the folder of a finished run.
+        output: The file to write.
+        opset: ONNX operator set.
+        data: Images to compare on, from the training part; an empty name stands for the data that
+            the checkpoint was trained on.
+        samples: Images to compare on.
+        passes: Run the exact passes.
+        force: Replace an existing output.
+
+    Raises:
+        EdgekitError: the checkpoint, the data or the output cannot be used, the graph and torch
+            disagree, or a pass changed what the model computes.
+    """
+    from edgekit.export.parity import check_parity
+    from edgekit.export.to_onnx import to_onnx
+    from edgekit.train.checkpoint import load_checkpoint
+
+    source = checkpoint_file(checkpoint)
+    check_output(output, force=force, inputs=[source])
+    loaded = load_checkpoint(source)
+    data = data or DataSource("")
+    images = replace(data, name=data.name or loaded.data).load("train", loaded.preprocessing)
+    batch = loaded.preprocessing(spread(images, samples))
+    module = loaded.build()
+    console.say(f"exporting {source} at opset {opset}, comparing on {len(batch)} images")
+    model = to_onnx(module, loaded.preprocessing, opset=opset, source=source.name)
+    parity = check_parity(module, model, batch)
+    report = None
+    if passes:
+        report = optimize(model, inputs={str(single_input(model).name): batch[:VERIFY_SAMPLES]})
+    save_graph(model, output)
+    return ExportResult(output, opset, images.name, parity, report, output.stat().st_size)
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint that a path names: a file, or the one in a finished run's folder.
+
+    Raises:
+        CheckpointError: the folder holds none.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / RUN_CHECKPOINT).is_file():
+        raise CheckpointError(
+            f"{path}: holds no {RUN_CHECKPOINT}; finish the run with `edgekit train`, or give a "
+            ".safetensors file"
+        )
+    return path / RUN_CHECKPOINT

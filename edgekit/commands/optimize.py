@@ -1,0 +1,70 @@
+"""`edgekit optimize`: the exact graph passes on anyone's ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import console
+from edgekit.commands.export import VERIFY_SAMPLES
+from edgekit.commands.images import AS_STORED, DataSource, Normalization, spread
+from edgekit.export.calibration import single_input
+from edgekit.export.graph import load_graph, save_graph
+from edgekit.export.optimize import OptimizeReport, check_names, optimize
+from edgekit.runtime.files import check_output
+
+
+@dataclass(frozen=True)
+class OptimizeResult:
+    """An optimized model.
+
+    Attributes:
+        output: The file.
+        report: What each pass did.
+        bytes_before: Size of the input file.
+        bytes_after: Size of the output file.
+    """
+
+    output: Path
+    report: OptimizeReport
+    bytes_before: int
+    bytes_after: int
+
+
+def optimize_file(
+    path: Path,
+    output: Path,
+    *,
+    passes: Sequence[str] | None = None,
+    data: DataSource | None = None,
+    verify: bool = True,
+    normalization: Normalization = AS_STORED,
+    force: bool = False,
+) -> OptimizeResult:
+    """Run graph passes on a model file.
+
+    Args:
+        path: The model.
+        output: The file to write.
+        passes: Names of passes, in order; all of them by default.
+        data: Images, from the training part, to verify each pass on; random input by default.
+        verify: Compare outputs before and after each pass.
+        normalization: Mean and deviation in place of the model's.
+        force: Replace an existing output.
+
+    Raises:
+        EdgekitError: a file cannot be used, there is no such pass, or one changed the model.
+    """
+    check_names(passes)
+    check_output(output, force=force, inputs=[path])
+    model = load_graph(path)
+    inputs = None
+    if data is not None:
+        preprocessing = normalization.of(model)
+        batch = preprocessing(spread(data.load("train", preprocessing), VERIFY_SAMPLES))
+        inputs = {str(single_input(model).name): batch}
+    with console.progress("passes") as advance:
+        report = optimize(model, passes, verify=verify, inputs=inputs, progress=advance)
+    save_graph(model, output)
+    return OptimizeResult(output, report, path.stat().st_size, output.stat().st_size)

@@ -1,0 +1,196 @@
+"""`edgekit quantize`: from a float32 file to a smaller precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit import console
+from edgekit.commands.images import AS_STORED, DataSource, Normalization
+from edgekit.export.calibration import CalibrationReader, stratified_sample
+from edgekit.export.graph import (
+    load_graph,
+    model_preprocessing,
+    save_graph,
+    session_source,
+    set_metadata,
+)
+from edgekit.export.quantize import DEFAULT_METHOD, quantize
+from edgekit.export.quantize_report import QuantizeReport
+from edgekit.runtime.accuracy import evaluate
+from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import AccuracyError, InputError
+from edgekit.runtime.files import check_output
+from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.session import open_session
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which images a static conversion sees.
+
+    Attributes:
+        data: A data set, of which the training part is used.
+        method: How ranges are found.
+        samples: How many images; None for the default, or all where there are fewer.
+        seed: Draws them.
+    """
+
+    data: DataSource
+    method: str = DEFAULT_METHOD
+    samples: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DropLimit:
+    """How much accuracy a conversion may cost.
+
+    Attributes:
+        points: Percentage points of top-1 accuracy.
+        data: A data set, of which the test part is used; None for the calibration data's training
+            images that calibration did not use.
+    """
+
+    points: float
+    data: DataSource | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyDrop:
+    """What a conversion cost.
+
+    Attributes:
+        data: What it was measured on.
+        samples: Images.
+        before: Top-1 of the float model, 0 to 1.
+        after: Top-1 of the converted model, 0 to 1.
+    """
+
+    data: str
+    samples: int
+    before: float
+    after: float
+
+    @property
+    def points(self) -> float:
+        """Percentage points lost; negative where accuracy rose."""
+        return (self.before - self.after) * 100
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """A converted model.
+
+    Attributes:
+        output: The file.
+        report: What became of each node.
+        drop: What it cost; None where no limit was given.
+        bytes_before: Size of the input file.
+        bytes_after: Size of the output file.
+    """
+
+    output: Path
+    report: QuantizeReport
+    drop: AccuracyDrop | None
+    bytes_before: int
+    bytes_after: int
+
+
+def quantize_file(
+    path: Path,
+    output: Path,
+    *,
+    precision: str = "int8",
+    calibration: Calibration | None = None,
+    exclude: str | None = None,
+    keep_io: bool = True,
+    max_drop: DropLimit | None = None,
+    normalization: Normalization = AS_STORED,
+    force: bool = False,
+) -> QuantizeResult:
+    """Convert a model file to a smaller precision.
+
+    Args:
+        path: The float32 model.
+        output: The file to write.
+        precision: A key of export.quantize.PRECISIONS.
+        calibration: Images for the precisions that need them.
+        exclude: Regular expression for the names of nodes that stay float32.
+        keep_io: For fp16: leave the model's input and output float32.
+        max_drop: Accuracy that may be lost; without it none is measured.
+        normalization: Mean and deviation in place of the model's.
+        force: Replace an existing output.
+
+    Raises:
+        EdgekitError: a file or the data cannot be used; AccuracyError if too much accuracy is
+            lost, in which case nothing is written.
+    """
+    check_output(output, force=force, inputs=[path])
+    model = load_graph(path)
+    preprocessing = normalization.of(model) if calibration or max_drop else None
+    reader = held_out = None
+    if preprocessing and calibration:
+        images = calibration.data.load("train", preprocessing)
+        reader = CalibrationReader.from_split(
+            images, preprocessing, model, samples=calibration.samples, seed=calibration.seed
+        )
+        held_out = _left_over(images, reader)
+    if preprocessing and max_drop and max_drop.data:
+        held_out = max_drop.data.load("test", preprocessing)
+    if max_drop and held_out is None:
+        raise InputError("--max-drop has no images to measure on; name some with --eval")
+    with console.progress("calibrating") as advance:
+        result = quantize(
+            model,
+            precision,
+            reader=reader,
+            method=calibration.method if calibration else DEFAULT_METHOD,
+            exclude=exclude,
+            keep_io=keep_io,
+            progress=advance,
+        )
+    if preprocessing and model_preprocessing(model) is None:
+        set_metadata(result.model, preprocessing.to_metadata())
+    drop = None
+    if preprocessing and max_drop and held_out:
+        drop = measure_drop(model, result.model, preprocessing, held_out)
+        _check_drop(drop, max_drop, output)
+    save_graph(result.model, output)
+    return QuantizeResult(output, result.report, drop, path.stat().st_size, output.stat().st_size)
+
+
+def measure_drop(
+    before: ir.Model, after: ir.Model, preprocessing: Preprocessing, split: Split
+) -> AccuracyDrop:
+    """Accuracy of a model and of its conversion on the same images.
+
+    Raises:
+        DataError: the images do not fit the models.
+    """
+    top1 = []
+    for label, model in (("float", before), ("converted", after)):
+        with session_source(model) as source, console.progress(f"accuracy, {label}") as advance:
+            session = open_session(source)
+            top1.append(evaluate(session, preprocessing, split, progress=advance).top1)
+    return AccuracyDrop(f"{split.name} ({split.part})", len(split), *top1)
+
+
+def _left_over(split: Split, reader: CalibrationReader) -> Split | None:
+    """The images that calibration does not see; None where it sees them all."""
+    samples, seed = reader.settings["samples"], reader.settings["seed"]
+    seen = stratified_sample(split.labels, samples, seed)
+    unseen = np.setdiff1d(np.arange(len(split)), seen)
+    return split.take(unseen) if len(unseen) else None
+
+
+def _check_drop(drop: AccuracyDrop, limit: DropLimit, output: Path) -> None:
+    if drop.points > limit.points:
+        raise AccuracyError(
+            f"{output}: not written: top-1 dropped {drop.points:.2f} points, from "
+            f"{drop.before:.2%} to {drop.after:.2%} on {drop.samples} images of {drop.data}, more "
+            f"than --max-drop {limit.points:g}; try another --method, more --samples, or --exclude"
+        )

@@ -1,0 +1,257 @@
+"""Results on standard output: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from edgekit import console
+from edgekit.bench.compare import BenchReport
+from edgekit.bench.inspect_model import Inspection, Tensor
+from edgekit.bench.report import bytes_text, columns, heading, notes
+from edgekit.commands.export import ExportResult
+from edgekit.commands.optimize import OptimizeResult
+from edgekit.commands.predict import Prediction
+from edgekit.commands.quantize import QuantizeResult
+from edgekit.commands.train import TrainResult
+from edgekit.export.optimize import OptimizeReport
+from edgekit.export.passes.table import PASSES
+from edgekit.options import Format
+
+# Refusals of one kind are listed by node up to here, then counted.
+_LISTED_NODES = 3
+
+Key = TypeVar("Key")
+
+
+def print_run(result: TrainResult, format_: Format) -> None:
+    """What training came to."""
+    if format_ is Format.JSON:
+        _print_json(asdict(result))
+        return
+    run = result.run
+    state = "was finished before; --force trains anew" if run.was_finished else "finished"
+    rows = [
+        ("checkpoint", str(run.checkpoint)),
+        ("run", state),
+        ("validation top-1", _percent(run.last_accuracy)),
+        ("best epoch's", _percent(run.best_accuracy)),
+        ("speed", f"{run.images_per_second:,.0f} images/s"),
+        ("training time", f"{run.seconds:,.0f} s"),
+        *((f"setting {key}", str(value)) for key, value in result.settings.items()),
+    ]
+    _print(_pairs(rows))
+
+
+def print_export(result: ExportResult, format_: Format) -> None:
+    """What an export wrote, and how closely it agrees with torch."""
+    if format_ is Format.JSON:
+        _print_json(asdict(result))
+        return
+    parity = result.parity
+    rows = [
+        ("written", f"{result.output} ({bytes_text(result.file_bytes)})"),
+        ("opset", str(result.opset)),
+        ("compared on", f"{parity.samples} images of {result.data}"),
+        (
+            "against torch",
+            f"largest difference {parity.max_abs_error:.2g}, relative "
+            f"{parity.max_rel_error:.2g}; top-1 agreement {parity.top1_agreement:.2%}",
+        ),
+    ]
+    _print(_pairs(rows))
+    if result.passes is not None:
+        _print(*_optimize_tables(result.passes))
+
+
+def print_passes() -> None:
+    """The passes that `optimize` knows, in the order it runs them."""
+    table = _table("pass", "what it does")
+    for name, entry in PASSES.items():
+        table.add_row(name, entry.summary)
+    _print(table)
+
+
+def print_optimize(result: OptimizeResult, format_: Format) -> None:
+    """What each pass did, and what it refused."""
+    if format_ is Format.JSON:
+        _print_json(asdict(result))
+        return
+    _print(*_optimize_tables(result.report))
+    _print(_pairs([_written(result.output, result.bytes_before, result.bytes_after)]))
+
+
+def _optimize_tables(report: OptimizeReport) -> Iterable[Table]:
+    table = _table("pass", ">changes", ">nodes before", ">after", ">largest error")
+    for step in report.steps:
+        error = "" if step.max_error is None else f"{step.max_error:.2g}"
+        table.add_row(
+            step.name, str(step.changed), str(step.nodes_before), str(step.nodes_after), error
+        )
+    if report.max_error is not None:
+        table.caption = (
+            f"Error: largest difference of an output, relative to its largest value. In all "
+            f"{report.max_error:.2g}; the limit is {report.tolerance:.2g}."
+        )
+    yield table
+    refused = [
+        (step.name, reason, names)
+        for step in report.steps
+        for reason, names in _by_reason((r.reason, r.node) for r in step.refusals).items()
+    ]
+    if refused:
+        refusals = _table("pass", "left as it is, because", "nodes")
+        for name, reason, names in refused:
+            refusals.add_row(name, reason, _name_some(names))
+        yield refusals
+
+
+def print_quantize(result: QuantizeResult, format_: Format) -> None:
+    """What became of each node of a converted model."""
+    report = result.report
+    if format_ is Format.JSON:
+        _print_json(asdict(result))
+        return
+    rows = [
+        ("precision", report.precision),
+        _written(result.output, result.bytes_before, result.bytes_after),
+        *((f"setting {key}", str(value)) for key, value in report.settings.items()),
+    ]
+    if drop := result.drop:
+        rows.append(
+            (
+                "top-1 drop",
+                f"{drop.points:.2f} points, {drop.before:.2%} to {drop.after:.2%} on "
+                f"{drop.samples} images of {drop.data}",
+            )
+        )
+    _print(_pairs(rows))
+    table = _table("operator", ">converted", ">left in float32", "because", "nodes")
+    for op_type, number in report.converted.items():
+        table.add_row(op_type, str(number), "", "", "")
+    for key, names in _by_reason(((n.op_type, n.reason), n.node) for n in report.left).items():
+        table.add_row(key[0], "", str(len(names)), key[1], _name_some(names))
+    _print(table)
+    for note in report.notes:
+        console.say(f"note: {note}")
+
+
+def print_bench(report: BenchReport, format_: Format) -> None:
+    """Models side by side."""
+    if format_ is Format.JSON:
+        _print_json(report.to_json())
+        return
+    described = columns(report)
+    table = _table(described[0][0], *(f">{title}" for title, _ in described[1:]))
+    for row in zip(*(cells for _, cells in described), strict=True):
+        table.add_row(*row)
+    table.caption = "\n".join([heading(report), *notes(report)])
+    _print(table)
+
+
+def print_inspection(inspection: Inspection, format_: Format) -> None:
+    """Totals and nodes of a model."""
+    if format_ is Format.JSON:
+        _print_json(inspection.to_json())
+        return
+    figures = inspection.figures
+    peak = figures.peak_activation_bytes
+    rows = [
+        ("file", f"{figures.path} ({bytes_text(figures.file_bytes)}, sha256 {figures.sha256})"),
+        ("producer", inspection.producer or "not stated"),
+        ("opset", str(figures.opset)),
+        ("precision", figures.precision),
+        *((f"input {tensor.name}", _described(tensor)) for tensor in inspection.inputs),
+        *((f"output {tensor.name}", _described(tensor)) for tensor in inspection.outputs),
+        ("parameters", f"{figures.params:,}, of which {figures.nonzero:,} are not zero"),
+        ("stored values", f"{figures.stored_bits:,} bits"),
+        ("MACs", f"{figures.macs:,}, of which {figures.effective_macs:,} with non-zero weights"),
+        ("uncounted operators", ", ".join(figures.uncounted_ops) or "none"),
+        ("peak activations", "not known" if peak is None else f"{peak:,} bytes"),
+        ("IMT score", f"{figures.score.imt:.5f}"),
+        ("MicroNet 2019 score", f"{figures.score.micronet2019:.5f}"),
+        *inspection.metadata.items(),
+    ]
+    table = _table("node", "operator", "output", ">params", ">non-zero", ">MACs", ">effective")
+    for node in inspection.nodes:
+        shape = "?" if node.output_shape is None else "x".join(map(str, node.output_shape))
+        counts = (node.params, node.nonzero, node.macs, node.effective_macs)
+        table.add_row(node.name, node.op_type, shape, *(f"{n:,}" if n else "" for n in counts))
+    _print(_pairs(rows), table)
+
+
+def print_predictions(predictions: Sequence[Prediction], format_: Format) -> None:
+    """The likeliest classes of each image."""
+    if format_ is Format.JSON:
+        _print_json([asdict(prediction) for prediction in predictions])
+        return
+    table = _table("image", "class", ">probability")
+    for prediction in predictions:
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        for rank, (name, probability) in enumerate(pairs):
+            table.add_row("" if rank else str(prediction.image), name, f"{probability:.2%}")
+    _print(table)
+
+
+def _print(*renderables: Table) -> None:
+    output = console.output()
+    for renderable in renderables:
+        output.print(renderable)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def _table(*titles: str) -> Table:
+    """A table with these columns; `>` in front of a title aligns its column to the right."""
+    table = Table(box=None, header_style="bold", caption_justify="left", pad_edge=False)
+    for title in titles:
+        right = title.startswith(">")
+        table.add_column(title.removeprefix(">"), justify="right" if right else "left")
+    return table
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def _written(output: Path, before: int, after: int) -> tuple[str, str]:
+    return "written", f"{output} ({bytes_text(before)} to {bytes_text(after)})"
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{share:.2%}"
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
+
+
+def _by_reason(pairs: Iterable[tuple[Key, str]]) -> dict[Key, list[str]]:
+    grouped: dict[Key, list[str]] = {}
+    for key, name in pairs:
+        grouped.setdefault(key, []).append(name)
+    return grouped
+
+
+def _name_some(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:_LISTED_NODES])
+    more = len(names) - _LISTED_NODES
+    return f"{listed} and {more} more" if more > 0 else listed
