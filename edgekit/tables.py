@@ -100,16 +100,15 @@ def _optimize_tables(report: OptimizeReport) -> Iterable[Table]:
             f"{report.max_error:.2g}; the limit is {report.tolerance:.2g}."
         )
     yield table
-    refused = [
-        (step.name, reason, names)
-        for step in report.steps
-        for reason, names in _by_reason((r.reason, r.node) for r in step.refusals).items()
-    ]
-    if refused:
-        refusals = _table("pass", "left as it is, because", "nodes")
-        for name, reason, names in refused:
-            refusals.add_row(name, reason, _name_some(names))
-        yield refusals
+    done = {step.name: [(c.what, c.node) for c in step.done] for step in report.steps}
+    refused = {step.name: [(r.reason, r.node) for r in step.refusals] for step in report.steps}
+    for title, by_pass in (("what it did", done), ("left as it is, because", refused)):
+        if any(by_pass.values()):
+            listed = _table("pass", title, ">places", "nodes")
+            for name, pairs in by_pass.items():
+                for text, names in _by_reason(pairs).items():
+                    listed.add_row(name, text, str(len(names)), _name_some(names))
+            yield listed
 
 
 def print_quantize(result: QuantizeResult, format_: Format) -> None:

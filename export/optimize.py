@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.graph import metadata, nodes, set_metadata
-from edgekit.export.passes.base import GraphPass, Refusal
+from edgekit.export.passes.base import Change, GraphPass, Refusal
 from edgekit.export.passes.table import PASSES
 from edgekit.export.quiet import quiet
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs, tolerance
@@ -45,6 +45,7 @@ class PassReport:
             absolute value; None where it was not measured, or nothing changed.
         nodes_before: Nodes of the model before its first run.
         nodes_after: Nodes of the model after its last run.
+        done: What it did where, of passes that say so, in the order of the rounds.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PassReport:
     max_error: float | None
     nodes_before: int
     nodes_after: int
+    done: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,10 @@ def _run_pass(
     size_after = _sizes(model)
     changed = 0
     refusals: tuple[Refusal, ...] = ()
+    done: tuple[Change, ...] = ()
     if isinstance(transform, GraphPass):
         changed, refusals = transform.changes, tuple(transform.refusals)
+        done = tuple(transform.done)
     elif modified:
         changed = max(1, sum(size_before) - sum(size_after))
     return PassReport(
@@ -202,6 +206,7 @@ def _run_pass(
         max_error=check.measure(name, earlier) if check and changed else None,
         nodes_before=size_before[0],
         nodes_after=size_after[0],
+        done=done,
     )
 
 
@@ -216,6 +221,7 @@ def _merge(first: PassReport, later: PassReport) -> PassReport:
         changed=first.changed + later.changed,
         max_error=max(errors, default=None),
         nodes_before=first.nodes_before,
+        done=first.done + later.done,
     )
 
 

@@ -25,6 +25,19 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a pass did in one place, where a count does not tell it all.
+
+    Attributes:
+        node: Name of the node.
+        what: What became of it, in a few words without a full stop; equal ones are printed once.
+    """
+
+    node: str
+    what: str
+
+
 class GraphPass(ir.passes.InPlacePass):
     """A pass over the nodes of a model, subgraphs included.
 
@@ -34,17 +47,20 @@ class GraphPass(ir.passes.InPlacePass):
     Attributes:
         changes: What the last run changed, in the pass's own unit (nodes, channels).
         refusals: What the last run left as it is, and why.
+        done: What the last run did where, of passes that say so.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.changes = 0
         self.refusals: list[Refusal] = []
+        self.done: list[Change] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite the model in place."""
         self.changes = 0
         self.refusals = []
+        self.done = []
         self.rewrite(model)
         return ir.passes.PassResult(model, modified=self.changes > 0)
 
@@ -70,6 +86,10 @@ class GraphPass(ir.passes.InPlacePass):
     def refuse(self, node: ir.Node, reason: str) -> None:
         """Note that a node stays as it is."""
         self.refusals.append(Refusal(node_label(node), reason))
+
+    def tell(self, node: ir.Node, what: str) -> None:
+        """Note what became of a node."""
+        self.done.append(Change(node_label(node), what))
 
 
 def node_label(node: ir.Node) -> str:
