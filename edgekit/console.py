@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[int, int], None]
@@ -34,17 +33,21 @@ def _console(is_terminal: bool, *, stderr: bool) -> Console:
 
 
 def say(line: str) -> None:
-    """Tell the user what is being done."""
-    messages().print(line, markup=False)
+    """Tell the user something, on one line however long."""
+    messages().print(line, markup=False, soft_wrap=True)
+
+
+class _Spoken(logging.Handler):
+    """Says each record, with its level in front."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def log_to_standard_error() -> None:
     """Show warnings of edgekit's own loggers, and no other library's, on standard error."""
-    handler = RichHandler(
-        console=messages(), show_time=False, show_path=False, markup=False, highlighter=None
-    )
     logger = logging.getLogger("edgekit")
-    logger.handlers = [handler]
+    logger.handlers = [_Spoken()]
     logger.propagate = False
     logger.setLevel(logging.WARNING)
 

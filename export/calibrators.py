@@ -7,6 +7,7 @@ activation of every sample in memory.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import onnx_ir as ir
 from edgekit.export.calibration import CalibrationReader, Feed, check_feed
 from edgekit.export.graph import save_graph
 from edgekit.export.quiet import quiet
-from edgekit.runtime.errors import InputError
+from edgekit.runtime.errors import InputError, ModelFileError
 
 Progress = Callable[[int, int], None]
 # Lowest and highest value of each tensor, by its name.
@@ -53,6 +54,7 @@ class Calibrator(Protocol):
 
         Raises:
             DataError: the data is unusable, or does not fit the model.
+            ModelFileError: a tensor is not finite on the data.
         """
 
 
@@ -97,9 +99,20 @@ class OnnxRuntimeCalibrator:
                     progress(done, len(reader))
             with quiet():
                 found = calibrator.compute_data()
-        return {
+        ranges = {
             name: (data.lowest.item(), data.highest.item()) for name, data in found.data.items()
         }
+        _check_ranges(ranges)
+        return ranges
+
+
+def _check_ranges(ranges: Ranges) -> None:
+    for name, bounds in ranges.items():
+        if not all(map(math.isfinite, bounds)):
+            raise ModelFileError(
+                f"tensor {name!r} is not finite on the calibration data: the model is broken, or "
+                "its input is normalized otherwise"
+            )
 
 
 class _OneBatch:
