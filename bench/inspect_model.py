@@ -63,7 +63,7 @@ class Inspection:
             "outputs": [_tensor_json(tensor) for tensor in self.outputs],
             "operators": self.operators,
             "metadata": self.metadata,
-            "nodes": [_node_json(node) for node in self.nodes],
+            "nodes": [node_json(node) for node in self.nodes],
         }
 
 
@@ -100,7 +100,8 @@ def _tensor_json(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
 
-def _node_json(node: NodeCount) -> dict[str, Any]:
+def node_json(node: NodeCount) -> dict[str, Any]:
+    """One entry of the key `nodes`."""
     return {
         "name": node.name,
         "op_type": node.op_type,

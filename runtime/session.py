@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.model_file import read_model
 
-_INPUT_TYPES: dict[str, type[np.generic]] = {
+# What onnxruntime calls the types that a classifier's input may have.
+INPUT_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -74,7 +75,7 @@ def model_input(session: ort.InferenceSession) -> ort.NodeArg:
         raise ModelFileError(
             f"the model has {len(inputs)} inputs ({names}); an image classifier has one"
         )
-    if inputs[0].type not in _INPUT_TYPES:
+    if inputs[0].type not in INPUT_TYPES:
         raise ModelFileError(f"the model's input is {inputs[0].type}; give one that takes images")
     return inputs[0]
 
@@ -102,7 +103,7 @@ def run_batch(session: ort.InferenceSession, batch: NDArray[np.generic]) -> NDAr
     """
     entry = model_input(session)
     _check_shape(entry, batch.shape)
-    samples = batch.astype(_INPUT_TYPES[entry.type], copy=False)
+    samples = batch.astype(INPUT_TYPES[entry.type], copy=False)
     fixed = entry.shape[0]
     if not isinstance(fixed, int) or fixed == len(samples):
         return _logits(session, entry.name, samples)
