@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -14,9 +12,10 @@ from numpy.typing import NDArray
 
 from edgekit.bench.figures import Figures, read_figures
 from edgekit.bench.latency import Latency, latency_run, measure, summarize
-from edgekit.bench.machine import Machine, describe_machine
+from edgekit.bench.machine import describe_machine
 from edgekit.bench.memory import peak_rss_bytes
-from edgekit.bench.scores import ScoreConventions
+from edgekit.bench.results import AccuracyFigures, BenchReport, ModelResult
+from edgekit.bench.settings import BenchSettings
 from edgekit.bench.shapes import Shape
 from edgekit.export.graph import load_graph, model_preprocessing
 from edgekit.runtime.accuracy import Accuracy, evaluate
@@ -25,146 +24,8 @@ from edgekit.runtime.errors import DataError, InputError
 from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 from edgekit.runtime.session import model_input, open_session
 
-SCHEMA_VERSION = 1
-
 # (stage, done, total); stages are "count", "accuracy", "latency" and "memory"
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class AccuracyFigures:
-    """Accuracy of one model.
-
-    Attributes:
-        correct: Images whose class was found.
-        total: Images looked at.
-        top1: Their quotient.
-        ci95: 95% confidence interval of `top1`.
-        flips_vs_first: Images to which the first model gives another class.
-    """
-
-    correct: int
-    total: int
-    top1: float
-    ci95: tuple[float, float]
-    flips_vs_first: int
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """One model's row.
-
-    Attributes:
-        figures: Identity, counts and scores.
-        accuracy: None without data.
-        latency: Times of one run of a batch.
-        peak_rss_bytes: Peak memory of a process that runs the model once; None where the system
-            does not tell.
-    """
-
-    figures: Figures
-    accuracy: AccuracyFigures | None
-    latency: Latency
-    peak_rss_bytes: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The model's object in the report's `models`."""
-        figures, latency = self.figures, self.latency
-        return {
-            **figures.identity_json(),
-            "accuracy": None
-            if self.accuracy is None
-            else {**asdict(self.accuracy), "ci95": list(self.accuracy.ci95)},
-            **figures.counts_json(),
-            "latency_ms": {
-                "p50": latency.p50_ms,
-                "p90": latency.p90_ms,
-                "p99": latency.p99_ms,
-                "mean": latency.mean_ms,
-                "min": latency.min_ms,
-            },
-            "throughput_ips": latency.throughput_ips,
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "score": figures.score_json(),
-        }
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """How to run the comparison.
-
-    Attributes:
-        threads: Threads within an operator; operators run one after the other.
-        batch_size: Samples in a timed run.
-        warmup: Runs of each model before any is timed.
-        iterations: Timed runs of each model.
-        limit: Images to look at, spread evenly over the data; None for all.
-        mean: In place of the mean that each model carries, in units of pixel / 255; one value
-            serves all channels.
-        std: In place of the standard deviation, likewise.
-        input_shapes: Shapes of inputs by name, for axes that are open in a file.
-        conventions: What the MicroNet rules leave open.
-    """
-
-    threads: int = 1
-    batch_size: int = 1
-    warmup: int = 10
-    iterations: int = 100
-    limit: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    conventions: ScoreConventions = field(default_factory=ScoreConventions)
-
-    def __post_init__(self) -> None:
-        lowest = {"threads": 1, "batch_size": 1, "warmup": 0, "iterations": 1, "limit": 1}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} {value} must be at least {least}")
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """A whole comparison; the first model is the reference.
-
-    Attributes:
-        machine: Where it ran.
-        settings: How it ran.
-        data: Name of the data set; None without one.
-        split: Part of the data set; None without one.
-        models: One row each, in the order given.
-    """
-
-    machine: Machine
-    settings: BenchSettings
-    data: str | None
-    split: str | None
-    models: tuple[ModelResult, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """One object for `json.dumps`; its keys are a contract."""
-        settings = self.settings
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "edgekit": version("edgekit"),
-            "machine": {**asdict(self.machine), "isa": list(self.machine.isa)},
-            "settings": {
-                "data": self.data,
-                "split": self.split,
-                "threads": settings.threads,
-                "batch_size": settings.batch_size,
-                "warmup": settings.warmup,
-                "iterations": settings.iterations,
-                "limit": settings.limit,
-                "mean": None if settings.mean is None else list(settings.mean),
-                "std": None if settings.std is None else list(settings.std),
-                "input_shapes": {n: list(shape) for n, shape in settings.input_shapes.items()},
-                "score": asdict(settings.conventions),
-            },
-            "models": [model.to_json() for model in self.models],
-        }
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.bench.compare import BenchReport, ModelResult
 from edgekit.bench.report import model_names
+from edgekit.bench.results import BenchReport, ModelResult
 from edgekit.runtime.errors import DataError, MissingExtraError
 from edgekit.runtime.files import replace_atomically
 

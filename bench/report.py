@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgekit.bench.compare import BenchReport, ModelResult
+from edgekit.bench.results import BenchReport, ModelResult
 
 
 def summary_markdown(report: BenchReport) -> str:

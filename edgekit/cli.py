@@ -339,7 +339,7 @@ def bench(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Measure models side by side: accuracy, counts, size, latency, scores."""
-    from edgekit.bench.compare import BenchSettings
+    from edgekit.bench.settings import BenchSettings
     from edgekit.commands.bench import bench_files, check_accuracy
     from edgekit.commands.images import DataSource
     from edgekit.tables import print_bench

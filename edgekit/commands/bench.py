@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edgekit import console
-from edgekit.bench.compare import BenchReport, BenchSettings, bench_models
+from edgekit.bench.compare import bench_models
+from edgekit.bench.results import BenchReport
+from edgekit.bench.settings import BenchSettings
 from edgekit.commands.images import DataSource, Normalization
 from edgekit.export.graph import load_graph
 from edgekit.runtime.errors import AccuracyError, InputError

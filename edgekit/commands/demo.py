@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from edgekit import console
-from edgekit.bench.compare import BenchReport, BenchSettings
 from edgekit.bench.plots import front_png
 from edgekit.bench.report import summary_markdown
+from edgekit.bench.results import BenchReport
+from edgekit.bench.settings import BenchSettings
 from edgekit.commands.bench import bench_files
 from edgekit.commands.export import export_checkpoint
 from edgekit.commands.images import DataSource

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekit.bench.compare import BenchSettings, bench_models
+from edgekit.bench.compare import bench_models
 from edgekit.bench.inspect_model import inspect_model
+from edgekit.bench.settings import BenchSettings
 from edgekit.export.graph import load_graph, model_preprocessing
 from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.errors import DataError, InputError, ModelFileError

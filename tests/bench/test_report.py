@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edgekit.bench.compare import AccuracyFigures, BenchReport, BenchSettings, ModelResult
 from edgekit.bench.figures import Figures
 from edgekit.bench.latency import Latency
 from edgekit.bench.machine import Machine
 from edgekit.bench.plots import front_png, pareto_front
 from edgekit.bench.report import bytes_text, count_text, summary_markdown
+from edgekit.bench.results import AccuracyFigures, BenchReport, ModelResult
 from edgekit.bench.scores import Scores
+from edgekit.bench.settings import BenchSettings
 from edgekit.runtime.errors import DataError, MissingExtraError
 
 
