@@ -12,8 +12,7 @@ from google.protobuf.message import DecodeError
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.files import replace_atomically
 
-# Protobuf refuses messages of 2 GiB and more; a margin leaves room for the graph itself.
-PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
+PROTOBUF_LIMIT_BYTES = 2**31
 
 _SUB_BYTE_BITS: dict[int, int] = {
     onnx.TensorProto.INT4: 4,
@@ -47,20 +46,13 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model whole or not at all; from 2 GiB on its tensors go to one file beside it.
-
-    Args:
-        model: The model, with all tensors in memory.
-        path: The target; an existing file is replaced.
+    """Write a model, with all tensors in it, whole or not at all; an existing file is replaced.
 
     Raises:
         OutputError: the target cannot be written.
     """
     with replace_atomically(path) as staged:
-        if model.ByteSize() < PROTOBUF_LIMIT_BYTES:
-            staged.write_bytes(model.SerializeToString(deterministic=True))
-        else:
-            onnx.save(model, staged, save_as_external_data=True, location=f"{path.name}.data")
+        staged.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def model_files(model: onnx.ModelProto, path: Path) -> list[Path]:
@@ -81,7 +73,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     size = path.stat().st_size
     if size == 0:
         raise ModelFileError(f"{path}: the file is empty; write the model again")
-    if size >= 2**31:
+    if size >= PROTOBUF_LIMIT_BYTES:
         raise ModelFileError(
             f"{path}: {size / 2**30:.1f} GiB in one file; ONNX holds at most 2 GiB, save the model "
             "with external data"

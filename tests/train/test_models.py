@@ -116,9 +116,7 @@ def test_post_order_puts_every_normalization_right_after_a_convolution() -> None
     def followers(case: str) -> list[type[nn.Module]]:
         layers = [m for m in _build(case).modules() if not list(m.children())]
         return [
-            type(before)
-            for before, layer in pairwise(layers)
-            if isinstance(layer, nn.BatchNorm2d)
+            type(before) for before, layer in pairwise(layers) if isinstance(layer, nn.BatchNorm2d)
         ]
 
     assert set(followers("densenet-post")) == {nn.Conv2d}
