@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgekit.bench.confusion import confusion
+from edgekit.bench.details import Details, noise_of_files
 from edgekit.bench.figures import Figures, read_figures
 from edgekit.bench.latency import Latency, latency_run, measure, summarize
 from edgekit.bench.machine import describe_machine
 from edgekit.bench.memory import peak_rss_bytes
+from edgekit.bench.provenance import provenance
 from edgekit.bench.results import AccuracyFigures, BenchReport, ModelResult
 from edgekit.bench.settings import BenchSettings
 from edgekit.bench.shapes import Shape
+from edgekit.bench.signal_to_noise import SignalToNoise
 from edgekit.export.graph import load_graph, model_preprocessing
 from edgekit.runtime.accuracy import Accuracy, evaluate
 from edgekit.runtime.data.source import Split
@@ -24,7 +28,7 @@ from edgekit.runtime.errors import DataError, InputError
 from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 from edgekit.runtime.session import model_input, open_session
 
-# (stage, done, total); stages are "count", "accuracy", "latency" and "memory"
+# (stage, done, total); stages are "count", "accuracy", "latency", "memory" and "signal to noise"
 Progress = Callable[[str, int, int], None]
 
 
@@ -34,6 +38,7 @@ class _Candidate:
     figures: Figures
     preprocessing: Preprocessing | None
     session: ort.InferenceSession
+    details: Details
 
 
 def bench_models(
@@ -60,6 +65,8 @@ def bench_models(
     if not paths:
         raise InputError("no model to bench: give at least one .onnx file")
     settings = settings or BenchSettings()
+    if split is None and settings.noise_images is not None:
+        raise InputError("--signal-to-noise needs images: give some with --data")
     if split is not None:
         split = _limited(split, settings.limit)
     report = progress or (lambda _stage, _done, _total: None)
@@ -73,15 +80,22 @@ def bench_models(
     for index, candidate in enumerate(candidates):
         memory.append(_memory(candidate, split, settings))
         report("memory", index + 1, len(candidates))
+    noise = _noise(candidates, split, settings, report)
     return BenchReport(
         machine=describe_machine(),
         settings=settings,
         data=None if split is None else split.name,
         split=None if split is None else split.part,
         models=tuple(
-            ModelResult(candidate.figures, accuracy, latency, peak)
-            for candidate, accuracy, latency, peak in zip(
-                candidates, accuracies, latencies, memory, strict=True
+            ModelResult(
+                candidate.figures,
+                _accuracy_figures(accuracy, accuracies[0]),
+                latency,
+                peak,
+                _details(candidate, split, accuracy, layers),
+            )
+            for candidate, accuracy, latency, peak, layers in zip(
+                candidates, accuracies, latencies, memory, noise, strict=True
             )
         ),
     )
@@ -95,7 +109,7 @@ def _limited(split: Split, limit: int | None) -> Split:
 
 def _candidate(path: Path, split: Split | None, settings: BenchSettings) -> _Candidate:
     model = load_graph(path)
-    figures, _ = read_figures(path, model, settings.input_shapes, settings.conventions)
+    figures, counts = read_figures(path, model, settings.input_shapes, settings.conventions)
     session = open_session(path, threads=settings.threads)
     preprocessing = model_preprocessing(model)
     if split is not None:
@@ -106,15 +120,16 @@ def _candidate(path: Path, split: Split | None, settings: BenchSettings) -> _Can
             mean=settings.mean,
             std=settings.std,
         )
-    return _Candidate(path, figures, preprocessing, session)
+    details = Details(counts.nodes, provenance(model.metadata_props))
+    return _Candidate(path, figures, preprocessing, session, details)
 
 
 def _accuracies(
     candidates: Sequence[_Candidate], split: Split | None, report: Progress
-) -> list[AccuracyFigures | None]:
+) -> list[Accuracy | None]:
     if split is None:
         return [None] * len(candidates)
-    found: list[Accuracy] = []
+    found: list[Accuracy | None] = []
     for candidate in candidates:
         before, total = len(split) * len(found), len(split) * len(candidates)
 
@@ -122,10 +137,50 @@ def _accuracies(
             report("accuracy", before + done, total)
 
         found.append(_accuracy(candidate, split, progress))
-    return [
-        AccuracyFigures(one.correct, one.total, one.top1, one.ci95, one.flips(found[0]))
-        for one in found
-    ]
+    return found
+
+
+def _accuracy_figures(one: Accuracy | None, first: Accuracy | None) -> AccuracyFigures | None:
+    if one is None or first is None:
+        return None
+    return AccuracyFigures(one.correct, one.total, one.top1, one.ci95, one.flips(first))
+
+
+def _details(
+    candidate: _Candidate,
+    split: Split | None,
+    accuracy: Accuracy | None,
+    noise: SignalToNoise | None,
+) -> Details:
+    if split is None or accuracy is None:
+        return candidate.details
+    matrix = confusion(accuracy, split.class_names)
+    return replace(candidate.details, confusion=matrix, signal_to_noise=noise)
+
+
+def _noise(
+    candidates: Sequence[_Candidate],
+    split: Split | None,
+    settings: BenchSettings,
+    report: Progress,
+) -> list[SignalToNoise | None]:
+    """Each model beside the first, tensor by tensor, where the settings ask for it."""
+    found: list[SignalToNoise | None] = [None] * len(candidates)
+    if settings.noise_images is None:
+        return found
+    first = candidates[0]
+    for index, candidate in enumerate(candidates[1:], 1):
+        if split is None or first.preprocessing is None or candidate.preprocessing is None:
+            raise AssertionError("checked when the models were loaded")
+        found[index] = noise_of_files(
+            first.path,
+            candidate.path,
+            (first.preprocessing, candidate.preprocessing),
+            split,
+            settings.noise_images,
+        )
+        report("signal to noise", index, len(candidates) - 1)
+    return found
 
 
 def _accuracy(

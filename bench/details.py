@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgekit.bench.confusion import Confusion
 from edgekit.bench.count import NodeCount
 from edgekit.bench.inspect_model import node_json
-from edgekit.bench.signal_to_noise import SignalToNoise
+from edgekit.bench.signal_to_noise import SignalToNoise, signal_to_noise
+from edgekit.export.graph import load_graph
+from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import DataError, ModelFileError
+from edgekit.runtime.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -48,3 +55,33 @@ class Details:
             "activation_bits": node.activation_bits,
             "time_share": self.time_shares.get(node.name),
         }
+
+
+def noise_of_files(
+    reference: Path,
+    path: Path,
+    preprocessing: tuple[Preprocessing, Preprocessing],
+    split: Split,
+    images: int,
+) -> SignalToNoise:
+    """Compare a model file with a reference on images spread evenly over a split.
+
+    Args:
+        reference: The file to compare with.
+        path: The model file.
+        preprocessing: That of the reference and that of the model.
+        split: Where the images come from.
+        images: How many; all where the split has fewer.
+
+    Raises:
+        ModelFileError: the models share no tensor, or cannot be run; the message names the file.
+        DataError: the images do not fit a model.
+    """
+    count = min(images, len(split))
+    pixels = split.images.read(np.linspace(0, len(split) - 1, count).astype(np.int64))
+    samples = (preprocessing[0](pixels), preprocessing[1](pixels))
+    try:
+        layers = signal_to_noise(load_graph(reference), load_graph(path), samples)
+    except (ModelFileError, DataError) as error:
+        raise type(error)(f"{path} beside {reference}: {error}") from error
+    return SignalToNoise(str(reference), count, layers)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from edgekit.bench.details import Details
 from edgekit.bench.figures import Figures
 from edgekit.bench.latency import Latency
 from edgekit.bench.machine import Machine
@@ -43,12 +44,14 @@ class ModelResult:
         latency: Times of one run of a batch.
         peak_rss_bytes: Peak memory of a process that runs the model once; None where the system
             does not tell.
+        details: Nodes, mistakes, origin and the like; None where they are not wanted.
     """
 
     figures: Figures
     accuracy: AccuracyFigures | None
     latency: Latency
     peak_rss_bytes: int | None
+    details: Details | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The model's object in the report's `models`."""
@@ -69,6 +72,7 @@ class ModelResult:
             "throughput_ips": latency.throughput_ips,
             "peak_rss_bytes": self.peak_rss_bytes,
             "score": figures.score_json(),
+            **({} if self.details is None else self.details.to_json()),
         }
 
 

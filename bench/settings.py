@@ -25,6 +25,8 @@ class BenchSettings:
         std: In place of the standard deviation, likewise.
         input_shapes: Shapes of inputs by name, for axes that are open in a file.
         conventions: What the MicroNet rules leave open.
+        noise_images: Images on which each model is compared with the first, tensor by tensor; None
+            leaves that out.
     """
 
     threads: int = 1
@@ -36,6 +38,7 @@ class BenchSettings:
     std: tuple[float, ...] | None = None
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     conventions: ScoreConventions = field(default_factory=ScoreConventions)
+    noise_images: int | None = None
 
     def __post_init__(self) -> None:
         lowest = {"threads": 1, "batch_size": 1, "warmup": 0, "iterations": 1, "limit": 1}
