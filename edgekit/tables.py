@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edgekit import console
 from edgekit.bench.inspect_model import Inspection, Tensor
-from edgekit.bench.report import bytes_text, columns, heading, notes
+from edgekit.bench.report.table import bytes_text, columns, heading, notes
 from edgekit.bench.results import BenchReport
 from edgekit.commands.export import ExportResult
 from edgekit.commands.optimize import OptimizeResult

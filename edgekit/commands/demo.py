@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from edgekit import console
-from edgekit.bench.plots import front_png
-from edgekit.bench.report import summary_markdown
+from edgekit.bench.report.front import report_front_png
+from edgekit.bench.report.table import summary_markdown
 from edgekit.bench.results import BenchReport
 from edgekit.bench.settings import BenchSettings
 from edgekit.commands.bench import bench_files
@@ -61,5 +61,5 @@ def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
     report = bench_files(models, DIGITS, "test", SETTINGS)
     write_text(folder / "bench.json", json.dumps(report.to_json(), indent=2) + "\n")
     write_text(folder / "summary.md", summary_markdown(report))
-    front_png(report, folder / "front.png")
+    report_front_png(report, folder / "front.png")
     return report

@@ -10,8 +10,8 @@ from PIL import Image
 from edgekit.bench.figures import Figures
 from edgekit.bench.latency import Latency
 from edgekit.bench.machine import Machine
-from edgekit.bench.plots import front_png, pareto_front
-from edgekit.bench.report import bytes_text, count_text, summary_markdown
+from edgekit.bench.report.front import pareto_front, report_front_png
+from edgekit.bench.report.table import bytes_text, count_text, summary_markdown
 from edgekit.bench.results import AccuracyFigures, BenchReport, ModelResult
 from edgekit.bench.scores import Scores
 from edgekit.bench.settings import BenchSettings
@@ -111,7 +111,7 @@ def test_sizes_and_counts_are_short() -> None:
 
 
 def test_the_front_is_drawn(report: BenchReport, tmp_path: Path) -> None:
-    front_png(report, tmp_path / "front.png")
+    report_front_png(report, tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as image:
         assert image.width > 1000
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
@@ -120,7 +120,7 @@ def test_the_front_is_drawn(report: BenchReport, tmp_path: Path) -> None:
 def test_the_front_needs_accuracy(report: BenchReport, tmp_path: Path) -> None:
     bare = replace(report.models[0], accuracy=None)
     with pytest.raises(DataError, match="--data"):
-        front_png(replace(report, models=(bare,)), tmp_path / "front.png")
+        report_front_png(replace(report, models=(bare,)), tmp_path / "front.png")
 
 
 def test_the_front_names_its_extra(
@@ -128,7 +128,7 @@ def test_the_front_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"edgekit\[report\]"):
-        front_png(report, tmp_path / "front.png")
+        report_front_png(report, tmp_path / "front.png")
     assert not (tmp_path / "front.png").exists()
 
 

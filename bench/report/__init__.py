@@ -1,0 +1,1 @@
+"""Reports on comparisons: tables, plots, and a page that holds them all."""
