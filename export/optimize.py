@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit.export.graph import metadata, nodes, set_metadata
 from edgekit.export.passes.base import Change, GraphPass, Refusal
 from edgekit.export.passes.table import PASSES
+from edgekit.export.passes.turn_batch_norm_into_threshold import Policy, TurnBatchNormIntoThreshold
 from edgekit.export.quiet import quiet
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs, tolerance
 from edgekit.runtime.errors import InputError, ModelFileError, PassError
@@ -21,6 +22,7 @@ Arrays = Mapping[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 
 METADATA_KEY = "edgekit.passes"
+BATCH_NORM_KEY = "edgekit.batch_norm"
 # What one pass removes can uncover work for another; models met so far settle in two rounds.
 _ROUNDS = 4
 _RANDOM_OPERATORS = (
@@ -65,17 +67,20 @@ class OptimizeReport:
         steps: One report for each pass, in order.
         max_error: Error of the final model against the first, as in PassReport; None unverified.
         tolerance: The error that no pass exceeded; None unverified.
+        batch_norm: The policy on what is left of batch norm.
     """
 
     steps: tuple[PassReport, ...]
     max_error: float | None
     tolerance: float | None
+    batch_norm: Policy = "auto"
 
 
 def optimize(
     model: ir.Model,
     passes: Sequence[str] | None = None,
     *,
+    batch_norm: Policy = "auto",
     verify: bool = True,
     inputs: Arrays | None = None,
     progress: Progress | None = None,
@@ -88,6 +93,7 @@ def optimize(
     Args:
         model: The model.
         passes: Names from the table of passes, in the order to run; all of them where None.
+        batch_norm: The policy of turn-batch-norm-into-threshold, if that is among them.
         verify: Run the model before and after each pass that changed it, and compare the outputs.
         inputs: What to run it on, an array for each input; random numbers where None.
         progress: Called after each pass of a round with the number done and their total.
@@ -103,17 +109,18 @@ def optimize(
     for _ in range(_ROUNDS):
         before = sum(report.changed for report in reports.values())
         for done, name in enumerate(names, start=1):
-            report = _run_pass(model, name, names[: done - 1], check)
+            report = _run_pass(model, name, names[: done - 1], check, batch_norm)
             reports[name] = _merge(reports[name], report) if name in reports else report
             if progress is not None:
                 progress(done, len(names))
         if sum(report.changed for report in reports.values()) == before:
             break
-    _record(model, names)
+    _record(model, names, batch_norm)
     return OptimizeReport(
         steps=tuple(reports.values()),
         max_error=check.total_error if check else None,
         tolerance=check.tolerance if check else None,
+        batch_norm=batch_norm,
     )
 
 
@@ -180,9 +187,15 @@ def _with_hint(error: ModelFileError) -> ModelFileError:
 
 
 def _run_pass(
-    model: ir.Model, name: str, earlier: Sequence[str], check: _Check | None
+    model: ir.Model,
+    name: str,
+    earlier: Sequence[str],
+    check: _Check | None,
+    batch_norm: Policy,
 ) -> PassReport:
     transform = PASSES[name].factory()
+    if isinstance(transform, TurnBatchNormIntoThreshold):
+        transform.policy = batch_norm
     size_before = _sizes(model)
     try:
         with quiet():
@@ -225,10 +238,12 @@ def _merge(first: PassReport, later: PassReport) -> PassReport:
     )
 
 
-def _record(model: ir.Model, names: Sequence[str]) -> None:
+def _record(model: ir.Model, names: Sequence[str], batch_norm: Policy) -> None:
     try:
         recorded = json.loads(metadata(model).get(METADATA_KEY, "[]"))
     except ValueError:
         recorded = []
     earlier = [str(name) for name in recorded] if isinstance(recorded, list) else []
+    if any(PASSES[name].factory is TurnBatchNormIntoThreshold for name in names):
+        set_metadata(model, {BATCH_NORM_KEY: batch_norm})
     set_metadata(model, {METADATA_KEY: json.dumps(list(dict.fromkeys([*earlier, *names])))})

@@ -37,14 +37,13 @@ from numpy.typing import NDArray
 from edgekit.export.passes.base import GraphPass, NotExactError, is_op
 from edgekit.export.passes.batch_norm import affine
 from edgekit.export.passes.values import (
-    bias_stem,
     bypass,
     cast_like,
     only_reader,
     read_bias,
     read_own_floats,
-    write_constant,
 )
+from edgekit.export.passes.weight_edit import WeightEdit, apply_edits
 
 Floats = NDArray[np.float64]
 
@@ -82,20 +81,33 @@ class FoldBatchNorm(GraphPass):
             return 0
         normalization = only_reader(node.outputs[0])
         factor, shift = affine(model, normalization)
-        weight_value = node.inputs[1]
-        weight = read_own_floats(weight_value, "weight")
-        check_channels(output_channels(node, weight), factor)
-        bias = gemm_bias(node, len(factor)) if node.op_type == "Gemm" else None
-        if bias is None:
-            bias = read_bias(node, 2, len(factor))
-        new_weight = cast_like(_SCALE[node.op_type](node, weight, factor), weight_value, "weight")
-        new_bias = cast_like(bias * factor + shift, weight_value, "bias")
-        write_constant(model, node, 1, new_weight, "weight")
-        write_constant(model, node, 2, new_bias, bias_stem(node))
-        if node.op_type == "Gemm":
-            node.attributes.pop("beta", None)
+        apply_edits(model, [plan_fold(node, factor, shift)])
         bypass(normalization, node.outputs[0])
         return 1
+
+
+def plan_fold(node: ir.Node, factor: Floats, shift: Floats) -> WeightEdit:
+    """What a Conv, ConvTranspose or Gemm becomes with a normalization in it; nothing is changed.
+
+    Args:
+        node: The operator.
+        factor: a [output channels].
+        shift: b [output channels].
+
+    Raises:
+        NotExactError: its weight or bias may not be changed, or the result does not fit.
+    """
+    weight = read_own_floats(node.inputs[1], "weight")
+    check_channels(output_channels(node, weight), factor)
+    if node.op_type == "Gemm":
+        bias = gemm_bias(node, len(factor))
+    else:
+        bias = read_bias(node, 2, len(factor))
+    return WeightEdit(
+        node,
+        cast_like(_SCALE[node.op_type](node, weight, factor), node.inputs[1], "weight"),
+        cast_like(bias * factor + shift, node.inputs[1], "bias"),
+    )
 
 
 def output_channels(node: ir.Node, weight: Floats) -> int:

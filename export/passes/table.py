@@ -16,9 +16,11 @@ from onnx_ir.passes.common import (
 
 from edgekit.export.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.export.passes.fold_batch_norm_into_next import FoldBatchNormIntoNext
+from edgekit.export.passes.fold_batch_norm_through_concat import FoldBatchNormThroughConcat
 from edgekit.export.passes.fold_constants import FoldConstants
 from edgekit.export.passes.remove_identities import RemoveIdentities
 from edgekit.export.passes.strip_zero_channels import StripZeroChannels
+from edgekit.export.passes.turn_batch_norm_into_threshold import TurnBatchNormIntoThreshold
 
 # Elements; larger constants are not compared, as the comparison holds them all in memory.
 _COMPARED_LIMIT = 1 << 24
@@ -61,6 +63,12 @@ PASSES: dict[str, PassEntry] = {
     ),
     "fold-batch-norm-into-next": PassEntry(
         FoldBatchNormIntoNext, "fold BatchNormalization into the Conv or Gemm after it, where exact"
+    ),
+    "fold-batch-norm-through-concat": PassEntry(
+        FoldBatchNormThroughConcat, "fold BatchNormalization behind a Concat into what is before it"
+    ),
+    "turn-batch-norm-into-threshold": PassEntry(
+        TurnBatchNormIntoThreshold, "turn BatchNormalization and ReLU into Max and Min"
     ),
     "strip-zero-channels": PassEntry(
         StripZeroChannels, "remove channels that are constant or that nothing reads"

@@ -1,0 +1,98 @@
+"""Fold a BatchNormalization behind a Concat into all convolutions before it.
+
+A normalization a x + b works channel by channel, and Concat along the channels puts side by side
+what its inputs hold. So where the normalization is all that reads the Concat, each part may be
+normalized before it, with its own slice of a and b, and folds into what makes the part:
+
+    Conv, ConvTranspose, Gemm       as in fold_batch_norm.py
+    Concat                          part by part, in turn
+    AveragePool, GlobalAveragePool  into what is before it, a mean of a x + b being a mean(x) + b
+
+It is done where every part takes its slice, so that the normalization is gone; a normalization a
+part would be no gain. Refused are:
+
+1. a Concat that others read too (in a DenseNet all but the last of a block), along another axis, or
+   whose parts have no known width;
+2. a part that others read too, that is a graph output, or that is made by another operator;
+3. an AveragePool that counts its padding, for a shift that is not zero;
+4. what fold_batch_norm.py refuses of a convolution or Gemm, and of the normalization.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgekit.export.passes.base import GraphPass, NotExactError, is_op
+from edgekit.export.passes.batch_norm import affine
+from edgekit.export.passes.fold_batch_norm import check_channels, plan_fold
+from edgekit.export.passes.move_affine_forward import check_average_pool
+from edgekit.export.passes.values import bypass, only_reader
+from edgekit.export.passes.weight_edit import WeightEdit, apply_edits
+
+Floats = NDArray[np.float64]
+
+
+class FoldBatchNormThroughConcat(GraphPass):
+    """Fold each BatchNormalization behind a Concat into what makes its parts, where exact."""
+
+    def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
+        """Fold the BatchNormalization that reads this node, if it is a Concat."""
+        if not is_op(node, "Concat") or not any(
+            is_op(reader, "BatchNormalization") for reader in node.outputs[0].consumers()
+        ):
+            return 0
+        normalization = only_reader(node.outputs[0])
+        factor, shift = affine(model, normalization)
+        apply_edits(model, _plan(node, factor, shift))
+        bypass(normalization, node.outputs[0])
+        return 1
+
+
+def _plan(node: ir.Node, factor: Floats, shift: Floats) -> list[WeightEdit]:
+    """What makes a node's output, with a factor and a shift for it [channels]."""
+    if is_op(node, "Conv", "ConvTranspose", "Gemm"):
+        return [plan_fold(node, factor, shift)]
+    if is_op(node, "AveragePool", "GlobalAveragePool"):
+        check_average_pool(node, shift)
+        return _plan(_maker(node.inputs[0]), factor, shift)
+    if not is_op(node, "Concat"):
+        raise NotExactError(f"{node.op_type} makes a part of it, which takes no scale")
+    _check_axis(node)
+    widths = [_width(part) for part in node.inputs]
+    check_channels(sum(widths), factor)
+    ends = np.cumsum(widths)
+    edits: list[WeightEdit] = []
+    for part, width, end in zip(node.inputs, widths, ends, strict=True):
+        piece = slice(end - width, end)
+        edits += _plan(_maker(part), factor[piece], shift[piece])
+    return edits
+
+
+def _maker(value: ir.Value | None) -> ir.Node:
+    """The node whose output one node alone reads."""
+    maker = None if value is None else value.producer()
+    if value is None or maker is None:
+        raise NotExactError("a part of it is no node's output")
+    readers = [use.node for use in value.uses()]
+    if value.is_graph_output() or len(readers) != 1 or readers[0].graph is not maker.graph:
+        raise NotExactError("a part of it is read by others too")
+    return maker
+
+
+def _check_axis(node: ir.Node) -> None:
+    value = node.outputs[0]
+    axis = node.attributes.get_int("axis", 1)
+    if axis < 0 and value.shape is not None:
+        axis += len(value.shape)
+    if axis != 1:
+        raise NotExactError("the Concat is not along the channels")
+
+
+def _width(value: ir.Value | None) -> int:
+    shape = None if value is None else value.shape
+    width = None if shape is None or len(shape) < 2 else shape[1]
+    if not isinstance(width, int):
+        raise NotExactError("the width of a part is not known")
+    return width
