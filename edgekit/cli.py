@@ -10,7 +10,7 @@ import typer
 
 from edgekit import __version__, console, options
 from edgekit.options import Format
-from edgekit.runtime.errors import EdgekitError, MissingExtraError
+from edgekit.runtime.errors import EdgekitError, InputError, MissingExtraError
 
 app = typer.Typer(
     name="edgekit",
@@ -362,31 +362,49 @@ def bench(
 
 @app.command()
 def inspect(
-    model: options.Model,
+    model: options.OneModel = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD.onnx", help="Compare this model ...", show_default=False),
+    ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(metavar="NEW.onnx", help="... with what was made of it.", show_default=False),
+    ] = None,
     input_shape: options.InputShape = None,
     netron: Annotated[
-        bool, typer.Option("--netron", help="Open the graph in Netron, until Ctrl-C.")
+        bool,
+        typer.Option("--netron", help="Open the graph in Netron with our figures, until Ctrl-C."),
     ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BENCH.json",
+            help="What bench --format json measured, for --netron.",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Netron's port; 0: any.")] = 8080,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open a browser on Netron's page.")
     ] = True,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is in a file: parameters, MACs and activations, node by node."""
-    from edgekit.bench.inspect_model import inspect_model
-    from edgekit.tables import print_inspection
+    """Show what is in a file, or what differs between two, node by node."""
+    from edgekit.bench.graph_diff import GraphDiff
+    from edgekit.commands.inspect import Subject, show_in_netron
+    from edgekit.tables import print_diff, print_inspection
 
-    print_inspection(inspect_model(model, options.parse_shapes(input_shape)), format_)
+    subject = Subject.chosen(model, before, after, options.parse_shapes(input_shape))
+    if results is not None and not netron:
+        raise InputError("--results are shown in Netron alone: add --netron")
+    found = subject.inspect()
+    if isinstance(found, GraphDiff):
+        print_diff(found, format_)
+    else:
+        print_inspection(found, format_)
     if netron:
-        from edgekit.bench.netron import serve
-
-        serve(
-            model,
-            port=port,
-            browse=browser,
-            ready=lambda url: console.say(f"Netron shows {model} at {url} until Ctrl-C"),
-        )
+        show_in_netron(subject, found, results=results, port=port, browse=browser)
 
 
 @app.command()

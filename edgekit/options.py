@@ -45,6 +45,9 @@ def parse_shapes(values: list[str] | None) -> dict[str, tuple[int, ...]]:
 
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.", show_default=False)]
+OneModel = Annotated[
+    Path | None, typer.Argument(metavar="MODEL.onnx", help="The model.", show_default=False)
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)
 ]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit import console
+from edgekit.bench.graph_diff import Change, GraphDiff
 from edgekit.bench.inspect_model import Inspection, Tensor
 from edgekit.bench.report.table import bytes_text, columns, heading, notes
 from edgekit.bench.results import BenchReport
@@ -183,6 +184,20 @@ def print_inspection(inspection: Inspection, format_: Format) -> None:
         counts = (node.params, node.nonzero, node.macs, node.effective_macs)
         table.add_row(node.name, node.op_type, shape, *(f"{n:,}" if n else "" for n in counts))
     _print(_pairs(rows), table)
+
+
+def print_diff(diff: GraphDiff, format_: Format) -> None:
+    """What became of each node between two versions of a model."""
+    if format_ is Format.JSON:
+        _print_json(diff.to_json())
+        return
+    table = _table("node", "operator", "change", "what differs")
+    for node in diff.nodes:
+        if node.change is not Change.SAME:
+            name = node.before if node.after is None else node.after
+            table.add_row(name, node.op_type, node.change.value, "; ".join(node.reasons))
+    table.caption = ", ".join(f"{number} {change}" for change, number in diff.counts.items())
+    _print(table)
 
 
 def print_predictions(predictions: Sequence[Prediction], format_: Format) -> None:
