@@ -153,6 +153,7 @@ def export(
     passes: Annotated[
         bool, typer.Option("--optimize/--no-optimize", help="Run the exact graph passes too.")
     ] = True,
+    batch_norm: options.BatchNormOption = options.BatchNorm.AUTO,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
@@ -168,6 +169,7 @@ def export(
         data=DataSource(data, data_dir, download),
         samples=samples,
         passes=passes,
+        batch_norm=batch_norm.value,
         force=force,
     )
     print_export(result, format_)
@@ -195,6 +197,7 @@ def optimize(
             "--list-passes", callback=_list_passes, is_eager=True, help="Show them and exit."
         ),
     ] = False,
+    batch_norm: options.BatchNormOption = options.BatchNorm.AUTO,
     data: options.Data = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -216,6 +219,7 @@ def optimize(
         model,
         output,
         passes=None if passes is None else [name.strip() for name in passes.split(",")],
+        batch_norm=batch_norm.value,
         data=None if data is None else DataSource(data, data_dir, download),
         verify=verify,
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),

@@ -23,6 +23,14 @@ class Part(StrEnum):
     TEST = "test"
 
 
+class BatchNorm(StrEnum):
+    """What `optimize` does with batch norm that folds into no convolution."""
+
+    AUTO = "auto"
+    THRESHOLD = "threshold"
+    KEEP = "keep"
+
+
 def parse_numbers(value: str | None) -> tuple[float, ...] | None:
     """Parse one number, or several with commas between them."""
     if value is None:
@@ -67,6 +75,14 @@ Download = Annotated[
 DATA_HELP = "digits, cifar10, a folder with one sub-folder per class, or an .npz"
 Data = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help=f"{DATA_HELP}.", show_default=False)
+]
+BatchNormOption = Annotated[
+    BatchNorm,
+    typer.Option(
+        "--batch-norm",
+        help="Batch norm that folds into no convolution: auto turns it into thresholds where "
+        "that costs no time in float32, threshold always (for int8), keep never.",
+    ),
 ]
 Mean = Annotated[
     str | None,

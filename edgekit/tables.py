@@ -100,6 +100,8 @@ def _optimize_tables(report: OptimizeReport) -> Iterable[Table]:
             f"Error: largest difference of an output, relative to its largest value. In all "
             f"{report.max_error:.2g}; the limit is {report.tolerance:.2g}."
         )
+    policy = f"Batch norm: {report.batch_norm}."
+    table.caption = f"{table.caption} {policy}" if table.caption else policy
     yield table
     done = {step.name: [(c.what, c.node) for c in step.done] for step in report.steps}
     refused = {step.name: [(r.reason, r.node) for r in step.refusals] for step in report.steps}

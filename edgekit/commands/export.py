@@ -11,6 +11,7 @@ from edgekit.commands.images import DataSource, spread
 from edgekit.export.calibration import single_input
 from edgekit.export.graph import save_graph
 from edgekit.export.optimize import OptimizeReport, optimize
+from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.files import check_output
 
@@ -51,6 +52,7 @@ def export_checkpoint(
     data: DataSource | None = None,
     samples: int = 256,
     passes: bool = True,
+    batch_norm: Policy = "auto",
     force: bool = False,
 ) -> ExportResult:
     """Turn a checkpoint into ONNX, compare it with torch on real images, run the exact passes.
@@ -63,6 +65,7 @@ def export_checkpoint(
             the checkpoint was trained on.
         samples: Images to compare on.
         passes: Run the exact passes.
+        batch_norm: What becomes of batch norm that folds into no convolution.
         force: Replace an existing output.
 
     Raises:
@@ -85,7 +88,8 @@ def export_checkpoint(
     parity = check_parity(module, model, batch)
     report = None
     if passes:
-        report = optimize(model, inputs={str(single_input(model).name): batch[:VERIFY_SAMPLES]})
+        inputs = {str(single_input(model).name): batch[:VERIFY_SAMPLES]}
+        report = optimize(model, batch_norm=batch_norm, inputs=inputs)
     save_graph(model, output)
     return ExportResult(output, opset, images.name, parity, report, output.stat().st_size)
 

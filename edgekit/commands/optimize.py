@@ -12,6 +12,7 @@ from edgekit.commands.images import AS_STORED, DataSource, Normalization, spread
 from edgekit.export.calibration import single_input
 from edgekit.export.graph import load_graph, save_graph
 from edgekit.export.optimize import OptimizeReport, check_names, optimize
+from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.files import check_output
 
 
@@ -37,6 +38,7 @@ def optimize_file(
     output: Path,
     *,
     passes: Sequence[str] | None = None,
+    batch_norm: Policy = "auto",
     data: DataSource | None = None,
     verify: bool = True,
     normalization: Normalization = AS_STORED,
@@ -48,6 +50,7 @@ def optimize_file(
         path: The model.
         output: The file to write.
         passes: Names of passes, in order; all of them by default.
+        batch_norm: What becomes of batch norm that folds into no convolution.
         data: Images, from the training part, to verify each pass on; random input by default.
         verify: Compare outputs before and after each pass.
         normalization: Mean and deviation in place of the model's.
@@ -65,6 +68,8 @@ def optimize_file(
         batch = preprocessing(spread(data.load("train", preprocessing), VERIFY_SAMPLES))
         inputs = {str(single_input(model).name): batch}
     with console.progress("passes") as advance:
-        report = optimize(model, passes, verify=verify, inputs=inputs, progress=advance)
+        report = optimize(
+            model, passes, batch_norm=batch_norm, verify=verify, inputs=inputs, progress=advance
+        )
     save_graph(model, output)
     return OptimizeResult(output, report, path.stat().st_size, output.stat().st_size)
