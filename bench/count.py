@@ -15,6 +15,8 @@ from math import prod
 import onnx_ir as ir
 
 from edgekit.bench.activations import peak_bytes
+from edgekit.bench.decoders import constant_nodes, find_decoders
+from edgekit.bench.einsum import repeats_labels
 from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule, operands
 from edgekit.bench.params import Parameter, Role, parameters
 from edgekit.bench.precision import model_precision
@@ -26,7 +28,13 @@ from edgekit.bench.shapes import (
     subgraphs,
     with_static_shapes,
 )
-from edgekit.bench.weights import count_nonzero, operand_type, stored_tensor, value_type
+from edgekit.bench.weights import (
+    count_nonzero,
+    operand_type,
+    stored_elements,
+    stored_tensor,
+    value_type,
+)
 from edgekit.runtime.errors import ModelFileError
 
 _IMAGE_RANK = 4
@@ -135,8 +143,9 @@ def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> C
             `input_shapes` does not fit.
     """
     work = with_static_shapes(model, input_shapes)
-    stored = parameters(work)
-    counter = _Counter(stored)
+    constant = constant_nodes(work.graph)
+    stored = parameters(work, find_decoders(work, constant))
+    counter = _Counter(stored, constant)
     batch = _batch(work)
     nodes = counter.graph(work.graph)
     peak = peak_bytes(work)
@@ -152,8 +161,9 @@ def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> C
 class _Counter:
     """Walks a graph; collects what it could not count."""
 
-    def __init__(self, stored: list[Parameter]) -> None:
+    def __init__(self, stored: list[Parameter], constant: set[ir.Node]) -> None:
         self.uncounted: set[str] = set()
+        self._constant = constant
         self._owned: dict[ir.Node, list[Parameter]] = {}
         for parameter in stored:
             if parameter.role is Role.LEARNED and parameter.node is not None:
@@ -169,12 +179,13 @@ class _Counter:
 
     def _node(self, node: ir.Node) -> NodeCount:
         name = operator(node)
-        rule = MAC_RULES.get(name)
-        if rule is None and name not in ZERO_MAC_OPS:
+        rules = MAC_RULES.get(name, ()) if node not in self._constant else ()
+        if not rules and name not in ZERO_MAC_OPS and node not in self._constant:
             self.uncounted.add(name)
+        rule = rules[0] if rules else None
         owned = self._owned.get(node, [])
         output_shape = static_shape(node.outputs[0]) if node.outputs else None
-        dense, effective = (0, 0) if rule is None else _macs(node, rule)
+        products = [_macs(node, rule) for rule in rules]
         first = node.inputs[rule.x if rule else 0] if node.inputs else None
         return NodeCount(
             name=node.name or next((str(value.name) for value in node.outputs), ""),
@@ -182,8 +193,8 @@ class _Counter:
             output_shape=output_shape,
             params=sum(parameter.elements for parameter in owned),
             nonzero=sum(parameter.nonzero for parameter in owned),
-            macs=dense,
-            effective_macs=effective,
+            macs=sum(dense for dense, _ in products),
+            effective_macs=sum(effective for _, effective in products),
             weight_bits=operand_type(node.inputs[rule.w]).bitwidth if rule else 0,
             activation_bits=(operand_type if rule else value_type)(first).bitwidth,
             inputs=sum(prod(static_shape(v) or (0,)) for v in _activations(node)),
@@ -212,11 +223,22 @@ def _macs(node: ir.Node, rule: MacRule) -> tuple[int, int]:
         )
     dense = rule.dense(node, shapes)
     for index in (rule.w, rule.x) if rule.symmetric else (rule.w,):
-        nonzero = count_nonzero(node, index)
-        if nonzero is not None:
-            size = prod(shapes.w if index == rule.w else shapes.x)
+        share = _nonzero_share(node, index) if dense else None
+        if share is not None:
+            nonzero, size = share
             return dense, dense * nonzero // max(size, 1)
     return dense, dense
+
+
+def _nonzero_share(node: ir.Node, index: int) -> tuple[int, int] | None:
+    """Non-zeros and elements of a stored operand; None where they do not tell the share of MACs."""
+    if node.op_type == "Einsum":
+        operands = len(node.inputs)
+        equation = node.attributes["equation"].as_string()
+        if operands != 2 or repeats_labels(equation, index % operands):
+            return None
+    nonzero = count_nonzero(node, index)
+    return None if nonzero is None else (nonzero, stored_elements(node, index))
 
 
 def _activations(node: ir.Node) -> Iterator[ir.Value]:

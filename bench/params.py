@@ -13,14 +13,26 @@ dequantization (`LEARNED_INPUTS`, `QUANTIZER_INPUTS`, `STRUCTURE_INPUTS`, `ARITH
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
+import numpy as np
 import onnx_ir as ir
 
+from edgekit.bench.decoders import Decoder
 from edgekit.bench.shapes import operator, subgraphs
-from edgekit.bench.weights import CASTS, RESHAPES, StoredTensor, count_nonzero, stored_tensor
+from edgekit.bench.weights import (
+    CASTS,
+    RESHAPES,
+    STORES,
+    StoredTensor,
+    count_nonzero,
+    element_bits,
+    operand_type,
+    stored_elements,
+    stored_tensor,
+)
 
 
 class Role(IntEnum):
@@ -35,6 +47,7 @@ class Role(IntEnum):
 LEARNED_INPUTS: dict[str, tuple[int, ...]] = {
     "Attention": (0, 1, 2),
     "BatchNormalization": (1, 2, 3, 4),
+    "CausalConvWithState": (1, 2),
     "Conv": (1, 2),
     "ConvInteger": (1,),
     "ConvTranspose": (1, 2),
@@ -54,17 +67,33 @@ LEARNED_INPUTS: dict[str, tuple[int, ...]] = {
     "QLinearMatMul": (0, 3),
     "RMSNormalization": (1,),
     "RNN": (1, 2, 3),
+    "com.microsoft.Attention": (1, 2),
     "com.microsoft.BiasGelu": (1,),
+    "com.microsoft.DynamicQuantizeLSTM": (1, 2, 3, 7),
     "com.microsoft.DynamicQuantizeMatMul": (1, 4),
     "com.microsoft.FastGelu": (1,),
     "com.microsoft.FusedConv": (1, 2),
     "com.microsoft.FusedGemm": (0, 1, 2),
     "com.microsoft.FusedMatMul": (0, 1),
+    "com.microsoft.FusedMatMulActivation": (0, 1),
+    "com.microsoft.GemmFastGelu": (0, 1, 2),
+    "com.microsoft.MatMulInteger16": (0, 1),
     "com.microsoft.MatMulIntegerToFloat": (1, 6),
+    "com.microsoft.MatMulNBits": (1, 5),
+    "com.microsoft.MultiHeadAttention": (3,),
+    "com.microsoft.NhwcConv": (1, 2),
+    "com.microsoft.NhwcFusedConv": (1, 2),
+    "com.microsoft.QAttention": (1, 2),
+    "com.microsoft.QGemm": (3, 6),
     "com.microsoft.QLinearAdd": (0, 3),
     "com.microsoft.QLinearConv": (3, 8),
     "com.microsoft.QLinearMul": (0, 3),
     "com.microsoft.SkipLayerNormalization": (2, 3, 4),
+    "com.microsoft.TransposeMatMul": (0, 1),
+    "com.microsoft.nchwc.Conv": (1, 2),
+    "com.ms.internal.nhwc.Conv": (1, 2),
+    "com.ms.internal.nhwc.ConvTranspose": (1, 2),
+    "com.ms.internal.nhwc.QLinearConv": (3, 8),
 }
 QUANTIZER_INPUTS: dict[str, tuple[int, ...]] = {
     "ConvInteger": (2, 3),
@@ -73,8 +102,12 @@ QUANTIZER_INPUTS: dict[str, tuple[int, ...]] = {
     "QLinearConv": (1, 2, 4, 5, 6, 7),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7),
     "QuantizeLinear": (1, 2),
+    "com.microsoft.DynamicQuantizeLSTM": (8, 9, 10, 11),
     "com.microsoft.DynamicQuantizeMatMul": (2, 3),
     "com.microsoft.MatMulIntegerToFloat": (2, 3, 4, 5),
+    "com.microsoft.MatMulNBits": (2, 3),
+    "com.microsoft.QAttention": (3, 4, 6, 7),
+    "com.microsoft.QGemm": (1, 2, 4, 5, 7, 8),
     "com.microsoft.QLinearAdd": (1, 2, 4, 5, 6, 7),
     "com.microsoft.QLinearAveragePool": (1, 2, 3, 4),
     "com.microsoft.QLinearConv": (1, 2, 4, 5, 6, 7),
@@ -83,6 +116,7 @@ QUANTIZER_INPUTS: dict[str, tuple[int, ...]] = {
     "com.microsoft.QLinearMul": (1, 2, 4, 5, 6, 7),
     "com.microsoft.QLinearSigmoid": (1, 2, 3, 4),
     "com.microsoft.QLinearSoftmax": (1, 2, 3, 4),
+    "com.ms.internal.nhwc.QLinearConv": (1, 2, 4, 5, 6, 7),
 }
 STRUCTURE_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2, 3), "Upsample": (1,)}
 # A constant operand of these is learned if it has more than one element: an affine layer, or the
@@ -90,7 +124,6 @@ STRUCTURE_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2, 3), "Upsample":
 ARITHMETIC = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Sum"})
 # The tensor's role is that of what these hand on.
 HANDED_ON = RESHAPES | CASTS | {"Concat", "Expand", "Slice", "Split", "Tile"}
-_STORES = ("Constant", "ConstantOfShape")
 
 
 @dataclass(frozen=True)
@@ -102,9 +135,10 @@ class Parameter:
         role: What it is for.
         elements: Elements that the graph sees.
         nonzero: Those that are not zero (a code that differs from its zero point).
-        bits: Bits of an element.
+        bits: Bits of an element; of a weight that is rebuilt, the bits stored for a non-zero.
         stored_bits: Bits of the values that the file stores.
         node: The first node that uses it in its role; None if none does.
+        packed: The graph rebuilds it from what the file stores, see `decoders`.
     """
 
     name: str
@@ -114,27 +148,47 @@ class Parameter:
     bits: int
     stored_bits: int
     node: ir.Node | None
+    packed: bool = False
 
 
-def parameters(model: ir.Model) -> list[Parameter]:
+def parameters(model: ir.Model, decoders: Sequence[Decoder] = ()) -> list[Parameter]:
     """Every stored tensor of a model, subgraphs included, a shared one once.
 
     Args:
         model: A model as `shapes.with_static_shapes` returns it: functions inlined.
+        decoders: Its decoders; what only they read counts as part of what they make.
     """
     order = {node: position for position, node in enumerate(model.graph.all_nodes())}
+    inside = frozenset[ir.Node]().union(*(decoder.nodes for decoder in decoders))
     groups: dict[int, tuple[StoredTensor, list[ir.Value]]] = {}
     for value in _stored_values(model.graph):
+        if inside and value.uses() and all(user in inside for user, _ in value.uses()):
+            continue
         stored = stored_tensor(value)
         if stored is not None and stored.dtype != ir.DataType.STRING:
             groups.setdefault(stored.key, (stored, []))[1].append(value)
-    return [_parameter(stored, values, order) for stored, values in groups.values()]
+    found = [_parameter(stored, values, order) for stored, values in groups.values()]
+    counted = set(groups)
+    return found + [_rebuilt(decoder, order, counted) for decoder in decoders]
+
+
+def _rebuilt(decoder: Decoder, order: dict[ir.Node, int], counted: set[int]) -> Parameter:
+    """A weight that the graph rebuilds: as large as it is used, as dear as it is stored."""
+    stored = stored_tensor(decoder.value)
+    if stored is None:
+        raise AssertionError("a decoder's value has its tensor")
+    parameter = _parameter(stored, [decoder.value], order)
+    stored_bits = decoder.stored_bits(counted)
+    bits = operand_type(decoder.value).bitwidth
+    if parameter.nonzero:
+        bits = min(bits, -(-stored_bits // parameter.nonzero))
+    return replace(parameter, bits=bits, stored_bits=stored_bits, packed=True)
 
 
 def _stored_values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.initializers.values()
     for node in graph:
-        if operator(node) in _STORES:
+        if operator(node) in STORES:
             yield node.outputs[0]
         for body in subgraphs(node):
             yield from _stored_values(body)
@@ -149,12 +203,15 @@ def _parameter(
         found = _role(user, position, stored)
         if node is None or found > role:
             role, node, index = found, user, position
+    packed = None if node is None else element_bits(node, index)
     return Parameter(
         name=values[0].name or "",
         role=role,
-        elements=stored.elements,
+        elements=stored.elements
+        if packed is None or node is None
+        else stored_elements(node, index),
         nonzero=_nonzero(stored, node, index) if role is Role.LEARNED else 0,
-        bits=stored.dtype.bitwidth,
+        bits=packed or stored.dtype.bitwidth,
         stored_bits=0 if role is Role.STRUCTURE else stored.stored_bits,
         node=node,
     )
@@ -210,7 +267,7 @@ def _nonzero(stored: StoredTensor, node: ir.Node | None, index: int) -> int:
         whole = used is not None and nonzero is not None and _is_whole(stored, used)
         if whole and nonzero is not None:
             return nonzero
-    return int((stored.array() != 0).sum())
+    return int(np.count_nonzero(stored.array()))
 
 
 def _is_whole(stored: StoredTensor, used: ir.Value) -> bool:

@@ -38,7 +38,7 @@ def model_precision(model: ir.Model) -> str:
 
 
 def _node_precision(node: ir.Node) -> str:
-    rule = MAC_RULES[operator(node)]
+    rule = MAC_RULES[operator(node)][0]
     x, w = node.inputs[rule.x], node.inputs[rule.w]
     if operator(node) in _DYNAMIC_OPERATORS or _is_dynamic(x):
         return "dynamic-int8"

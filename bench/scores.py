@@ -16,7 +16,8 @@ micronet_challenge/counting.py), normalized for CIFAR-100 by WideResNet-28-10: 3
     storage bits / 32 / 36.5e6  +  operations / 10.49e9
 
 - Storage: each learned tensor is stored dense, or as its non-zeros and a mask of one bit an
-  element, if it has any zeros; whatever else inference needs (scales, zero points) counts too.
+  element, if it has any zeros; a weight that the graph rebuilds counts what the file stores for it;
+  whatever else inference needs (scales, zero points) counts too.
 - A dot product of n non-zero weights is n multiplications and n - 1 additions, a bias one more
   addition. A multiplication counts as (wider operand) / 32, an addition as accumulator / 32.
 - The other operators that compute are in `OTHER_OPERATIONS`. Changes of type, copies and
@@ -154,7 +155,7 @@ def storage_bits(counts: Counts, mask_bits: int = 1, free_16_bits: bool = False)
     total = 0
     learned = {id(tensor) for tensor in counts.learned}
     for tensor in counts.parameters:
-        if id(tensor) not in learned:
+        if id(tensor) not in learned or tensor.packed:
             total += tensor.stored_bits
             continue
         bits = min(tensor.bits, 16) if free_16_bits else tensor.bits

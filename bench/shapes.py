@@ -1,8 +1,8 @@
 """Static shapes of every value in a model, for one sample, from the file alone.
 
 onnx's own shape inference does the work, on a skeleton of the graph that holds no large tensor.
-Operators of onnxruntime's own domain are shown to it as the standard operators whose output shape
-they share (`STAND_INS`).
+Operators of onnxruntime's own domains are shown to it as the standard operators whose output shape
+they share (`stand_ins`).
 """
 
 from __future__ import annotations
@@ -14,32 +14,13 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from edgekit.bench.stand_ins import ADDED, stand_in
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
 
 Shape = tuple[int, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-# (operator that has the same output shape, inputs of ours that it takes)
-STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "BiasGelu": ("Identity", (0,)),
-    "DequantizeLinear": ("Cast", (0,)),
-    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
-    "FastGelu": ("Identity", (0,)),
-    "FusedConv": ("Conv", (0, 1)),
-    "FusedGemm": ("Gemm", (0, 1)),
-    "Gelu": ("Identity", (0,)),
-    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
-    "QLinearAdd": ("Add", (0, 3)),
-    "QLinearAveragePool": ("AveragePool", (0,)),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
-    "QLinearLeakyRelu": ("Identity", (0,)),
-    "QLinearMul": ("Mul", (0, 3)),
-    "QLinearSigmoid": ("Identity", (0,)),
-    "QLinearSoftmax": ("Identity", (0,)),
-    "QuantizeLinear": ("Cast", (0,)),
-    "QuickGelu": ("Identity", (0,)),
-}
 _KEPT_BYTES = 1024  # tensors up to this size stay: shape inference reads shapes and axes from them
 
 
@@ -168,8 +149,8 @@ def _infer(work: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
                 value.const_value = _stub(value.const_value, value.name or "")
         for value in graph.inputs if graph is not skeleton.graph else ():
             value.shape = None if value.shape is None else value.shape.evaluate(sizes)
-        for node in graph:
-            _strip(node, sizes)
+        for node in list(graph):
+            _strip(node, graph, sizes)
     try:
         return onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), data_prop=True)
     except Exception as error:  # onnx raises several unrelated types
@@ -179,29 +160,19 @@ def _infer(work: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
         ) from error
 
 
-def _strip(node: ir.Node, sizes: Mapping[str, int]) -> None:
+def _strip(node: ir.Node, scope: ir.Graph, sizes: Mapping[str, int]) -> None:
     attribute = node.attributes.get("value") if node.op_type == "Constant" else None
     if attribute is not None and not attribute.is_ref():
-        stub = _stub(attribute.as_tensor(), "value")
+        stub = _stub(attribute.value, "value")
         node.attributes["value"] = ir.AttrTensor("value", stub)
-    stand_in = STAND_INS.get(node.op_type) if node.domain == "com.microsoft" else None
-    if stand_in is None:
-        standard = node.domain in STANDARD_DOMAINS
-        for output in node.outputs:  # what the file says was written for another batch size
-            known = None if standard or output.shape is None else output.shape.evaluate(sizes)
-            output.shape = known
-        if node.op_type == "Loop":
-            _carry_over(node, sizes)
+    if stand_in(node, scope):
         return
-    inputs = [node.inputs[index] for index in stand_in[1]]
-    if stand_in[0] == "Cast":
-        node.attributes["to"] = ir.AttrInt64("to", _cast_type(node))
-    node.op_type, node.domain = stand_in[0], ""
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-    for output in node.outputs:
-        output.shape = None
+    standard = node.domain in STANDARD_DOMAINS
+    for output in node.outputs:  # what the file says was written for another batch size
+        known = None if standard or output.shape is None else output.shape.evaluate(sizes)
+        output.shape = known
+    if node.op_type == "Loop":
+        _carry_over(node, sizes)
 
 
 def _carry_over(loop: ir.Node, sizes: Mapping[str, int]) -> None:
@@ -211,18 +182,6 @@ def _carry_over(loop: ir.Node, sizes: Mapping[str, int]) -> None:
     for output, state in zip(loop.outputs[:states], body.outputs[1 : states + 1], strict=True):
         if state.shape is not None:
             output.shape, output.type = state.shape.evaluate(sizes), state.type
-
-
-def _cast_type(node: ir.Node) -> ir.DataType:
-    """Type of what a QuantizeLinear (its zero point's) or DequantizeLinear (its scale's) makes."""
-    index, default = (1, ir.DataType.FLOAT)
-    if node.op_type == "QuantizeLinear":
-        index, default = (2, ir.DataType.UINT8)
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        return default
-    tensor = value.const_value
-    return (tensor.dtype if tensor is not None else value.dtype) or default
 
 
 def _stub(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
@@ -237,7 +196,8 @@ def _take_over(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
     found = {info.name: info.type for info in _value_infos(inferred)}
     for value in graph.inputs:
         _assign(value, found)
-    for node, twin in zip(graph, inferred.node, strict=True):
+    twins = [twin for twin in inferred.node if twin.name != ADDED]
+    for node, twin in zip(graph, twins, strict=True):
         for output in node.outputs:
             _assign(output, found)
         bodies = {a.name: [a.g] if a.HasField("g") else list(a.graphs) for a in twin.attribute}

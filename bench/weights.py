@@ -15,11 +15,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.bench import n_bits
 from edgekit.bench.shapes import Shape, operator, static_shape, tensor_shape
+from edgekit.export.sparse import SparseTensor
 
 # Operators that hand their first input on with the same elements.
 RESHAPES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 CASTS = frozenset({"Cast", "CastLike"})
+STORES = ("Constant", "ConstantOfShape")
+# Key of a tensor's `meta` under which the number of its non-zeros is kept, if it is dear to count.
+NONZERO = "edgekit.nonzero"
 # Zero points of operators that take integer weights: weight input -> (zero point input, axis).
 ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
     "ConvInteger": {1: (3, 0)},
@@ -60,6 +65,8 @@ class StoredTensor:
     @property
     def stored_bits(self) -> int:
         """Bits of the values in the file."""
+        if isinstance(self.tensor, SparseTensor):
+            return self.tensor.stored_bits
         return (1 if self.filled else self.elements) * self.dtype.bitwidth
 
     def array(self) -> NDArray[Any]:
@@ -75,13 +82,13 @@ def stored_tensor(value: ir.Value) -> StoredTensor | None:
     if value.const_value is not None:
         return _stored(value.const_value)
     node = value.producer()
-    if node is None or operator(node) not in ("Constant", "ConstantOfShape"):
+    if node is None or operator(node) not in STORES:
         return None
     if operator(node) == "ConstantOfShape":
         return _filled(node, value)
     for name, attribute in node.attributes.items():
         if name == "value":
-            return _stored(attribute.as_tensor())
+            return _stored(attribute.value)
         if name in ("value_float", "value_floats"):
             return _stored(ir.tensor(attribute.value, ir.DataType.FLOAT))
         if name in ("value_int", "value_ints"):
@@ -118,15 +125,37 @@ def count_nonzero(node: ir.Node, index: int) -> int | None:
     An integer weight is zero where it equals its zero point, of its channel if there are many.
     """
     value = node.inputs[index]
-    codes = constant_codes(value)
-    if codes is None or value is None:
+    if value is None:
         return None
     zero_point = ZERO_POINTS.get(operator(node), {}).get(index)
+    if zero_point is None and value.const_value is not None:
+        known = value.const_value.meta.get(NONZERO)
+        if known is not None:
+            return int(known)
+    codes = constant_codes(value)
+    if codes is None:
+        return None
+    if _is_n_bits(node, index):
+        points = constant_codes(_input(node, n_bits.ZERO_POINTS))
+        return n_bits.count_nonzero_codes(node, codes, points)
     if zero_point is not None:
         codes = _differs(codes, _input(node, zero_point[0]), zero_point[1], 0)
     if codes.size and 0 in codes.strides and codes.strides == (0,) * codes.ndim:
         return codes.size if codes.flat[0] != 0 else 0
     return int(np.count_nonzero(codes))
+
+
+def stored_elements(node: ir.Node, index: int) -> int:
+    """Elements of a node's stored input, as the operator sees them."""
+    if _is_n_bits(node, index):
+        rows, columns, _ = n_bits.n_bits_size(node)
+        return rows * columns
+    return prod(static_shape(node.inputs[index]) or (0,))
+
+
+def element_bits(node: ir.Node, index: int) -> int | None:
+    """Bits of an element that the operator unpacks itself; None where the tensor's type tells."""
+    return n_bits.n_bits_size(node)[2] if _is_n_bits(node, index) else None
 
 
 def storage_type(value: ir.Value | None) -> ir.DataType | None:
@@ -175,6 +204,12 @@ def value_type(value: ir.Value | None) -> ir.DataType:
     return dtype
 
 
+def _is_n_bits(node: ir.Node, index: int) -> bool:
+    return operator(node) == "com.microsoft.MatMulNBits" and index % len(node.inputs) == (
+        n_bits.WEIGHT
+    )
+
+
 def _stored(tensor: ir.TensorProtocol) -> StoredTensor:
     return StoredTensor(id(tensor), tensor_shape(tensor), tensor.dtype, tensor)
 
@@ -184,7 +219,7 @@ def _filled(node: ir.Node, value: ir.Value) -> StoredTensor | None:
     if shape is None:
         return None
     attribute = node.attributes.get("value")
-    tensor = ir.tensor([0.0], ir.DataType.FLOAT) if attribute is None else attribute.as_tensor()
+    tensor = ir.tensor([0.0], ir.DataType.FLOAT) if attribute is None else attribute.value
     key = id(node) if attribute is None else id(tensor)
     return StoredTensor(key, shape, tensor.dtype, tensor, filled=True)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from edgekit.export.sparse import put_sparse_tensors, take_sparse_tensors
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.files import replace_atomically
 from edgekit.runtime.model_file import read_model, write_model
@@ -36,23 +37,22 @@ def load_graph(path: Path) -> ir.Model:
 
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:
-    """Turn a protobuf model into the form that the passes work on.
+    """Turn a protobuf model into the form that the passes work on; sparse tensors become dense.
 
     Raises:
-        ModelFileError: the graph names a value that nothing defines, or the like.
+        ModelFileError: the graph names a value that nothing defines, a sparse tensor is damaged,
+            or the like.
     """
-    if proto.graph.sparse_initializer:  # onnx_ir would drop them without a word
-        name = proto.graph.sparse_initializer[0].values.name
-        raise ModelFileError(
-            f"tensor {name!r} is a sparse initializer, which edgekit does not read: store it dense"
-        )
+    proto, sparse = take_sparse_tensors(proto)
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir wraps whatever it meets, bare Exception included
         first_line = str(error.__cause__ or error).partition("\n")[0]
         raise ModelFileError(
             f"the graph cannot be read ({first_line}): check the model with onnx.checker"
         ) from error
+    put_sparse_tensors(model, sparse)
+    return model
 
 
 def save_graph(model: ir.Model, path: Path) -> None:

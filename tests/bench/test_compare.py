@@ -167,21 +167,6 @@ def test_no_model_and_a_damaged_model_are_refused(tmp_path: Path) -> None:
         bench_models([tmp_path / "broken.onnx"])
 
 
-def test_a_sparse_initializer_is_refused_not_dropped(tmp_path: Path) -> None:
-    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
-    indices = onnx.helper.make_tensor("i", onnx.TensorProto.INT64, [2], [0, 3])
-    text = """
-    <ir_version: 10, opset_import: ["" : 20]>
-    agraph (float[n, 2] x) => (float[n, 2] y) { y = MatMul (x, w) }
-    """
-    proto = onnx.parser.parse_model(text)
-    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2, 2]))
-    path = tmp_path / "sparse.onnx"
-    path.write_bytes(proto.SerializeToString())
-    with pytest.raises(ModelFileError, match="'w' is a sparse initializer"):
-        inspect_model(path)
-
-
 @pytest.mark.parametrize("name", ["threads", "batch_size", "iterations", "limit"])
 def test_settings_out_of_range_name_their_flag(name: str) -> None:
     with pytest.raises(InputError, match="--" + name.replace("_", "-")):

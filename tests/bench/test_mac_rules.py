@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,6 +168,118 @@ def test_fused_operators_count_like_the_plain_ones() -> None:
     assert figures(model_of(fused, x, w=weight)) == figures(model_of(plain, x, w=weight))
 
 
+@pytest.mark.parametrize(
+    ("equation", "x_shape", "w_shape"),
+    [
+        ("ij,jk->ik", (2, 3), (3, 4)),
+        ("ij,jk", (2, 3), (3, 4)),
+        ("bhwc,cd->bhwd", (1, 3, 2, 4), (4, 5)),
+        ("...ij,jk->...ik", (2, 3, 4), (4, 5)),
+        ("...ij,...jk->...ik", (6, 1, 3, 4), (6, 2, 4, 5)),
+        ("bij,bjk->bik", (1, 3, 4), (2, 4, 5)),
+        ("i,j->ij", (3,), (4,)),
+        ("ij,ij->", (3, 4), (3, 4)),
+        ("ij,k->ik", (3, 4), (5,)),
+    ],
+)
+def test_einsum_counts_what_a_run_sums(
+    equation: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]
+) -> None:
+    x, weight = np.ones(x_shape, np.float32), sparse(w_shape, 7)
+    node = helper.make_node("Einsum", ["x", "w"], ["y"], equation=equation)
+    batch = x_shape[0] if len(x_shape) == 4 else 1
+    macs, effective = figures(model_of(node, x, w=weight))
+    assert (macs * batch, effective * batch) == oracle(node, x, w=weight)
+
+
+def test_einsum_of_three_counts_its_pairs_from_left_to_right() -> None:
+    x, one, two = np.ones((2, 3), np.float32), sparse((3, 4), 1), sparse((4, 5), 2)
+    node = helper.make_node("Einsum", ["x", "a", "b"], ["y"], equation="ij,jk,kl->il")
+    first = helper.make_node("Einsum", ["x", "a"], ["y"], equation="ij,jk->ik")
+    second = helper.make_node("Einsum", ["x", "b"], ["y"], equation="ik,kl->il")
+    pairs = oracle(first, x, a=one)[0] + oracle(second, np.ones((2, 4), np.float32), b=two)[0]
+    assert figures(model_of(node, x, a=one, b=two))[0] == pairs
+
+
+def test_einsum_on_a_diagonal_claims_no_share_of_zeros() -> None:
+    x, weight = np.ones(3, np.float32), sparse((3, 3), 1)
+    node = helper.make_node("Einsum", ["x", "w"], ["y"], equation="i,ii->i")
+    assert figures(model_of(node, x, w=weight)) == (3, 3)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_packed_codes_count_what_a_run_sums(bits: int, explicit: bool) -> None:
+    """On ones the output's sum is the sum of (code - zero point): codes beside it, 0 or 1 off."""
+    rows, columns, block = 5, 40, 16
+    blocks = -(-columns // block)
+    rng = np.random.default_rng(bits)
+    point = 1 if explicit else 1 << (bits - 1)
+    codes = np.full((rows, blocks * block), point, np.uint8)
+    codes[:, :columns] += rng.random((rows, columns)) < 0.6
+    per_byte = 8 // bits
+    shifts = np.arange(per_byte) * bits
+    packed = (codes.reshape(rows, blocks, -1, per_byte) << shifts).sum(-1).astype(np.uint8)
+    stored: dict[str, Array] = {"w": packed, "s": np.ones(rows * blocks, np.float32)}
+    if explicit:
+        points = np.full((rows, -(-blocks // per_byte) * per_byte), point, np.uint8)
+        stored["z"] = (points.reshape(rows, -1, per_byte) << shifts).sum(-1).astype(np.uint8)
+    node = helper.make_node(
+        "MatMulNBits", ["x", *stored], ["y"], domain="com.microsoft", K=columns, N=rows,
+        bits=bits, block_size=block,
+    )  # fmt: skip
+    x = np.ones((3, columns), np.float32)
+    model = model_of(node, x, **stored)
+    counts = count(ir.from_proto(model))
+    assert counts.effective_macs == output_sum(model, x) < counts.macs == 3 * rows * columns
+    learned = next(p for p in counts.learned if p.name == "w")
+    assert (learned.elements, learned.bits) == (rows * columns, bits)
+    assert learned.stored_bits == packed.size * 8
+    assert learned.nonzero * 3 == counts.effective_macs
+
+
+def test_attention_with_its_projection_counts_like_its_plain_products() -> None:
+    """com.microsoft.Attention: Q, K and V from one weight, then Q K^T and P V of each head."""
+    steps, size, hidden, heads = 6, 8, 12, 3
+    x = np.ones((1, steps, size), np.float32)
+    weight, bias = sparse((size, 3 * hidden), 1), np.zeros(3 * hidden, np.float32)
+    node = helper.make_node(
+        "Attention", ["x", "w", "b"], ["y"], domain="com.microsoft", num_heads=heads
+    )
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    dense, effective = oracle(product, x, w=weight)
+    scores = steps * steps * hidden
+    expected = (dense + 2 * scores, effective + 2 * scores)
+    assert figures(model_of(node, x, w=weight, b=bias)) == expected
+    heads_only = helper.make_node(
+        "MultiHeadAttention", ["x", "x", "x"], ["y"], domain="com.microsoft", num_heads=2
+    )
+    assert figures(model_of(heads_only, x)) == (2 * steps * steps * size,) * 2
+
+
+@pytest.mark.parametrize(
+    ("op_type", "domain", "last"),
+    [
+        ("Conv", "com.microsoft.nchwc", False),
+        ("NhwcConv", "com.microsoft", True),
+        ("NhwcFusedConv", "com.microsoft", True),
+        ("Conv", "com.ms.internal.nhwc", True),
+    ],
+)
+def test_a_convolution_counts_alike_in_every_layout(op_type: str, domain: str, last: bool) -> None:
+    x, weight = np.ones((1, 8, 6, 5), np.float32), sparse((16, 4, 3, 2), 5)
+    settings = {"group": 2, "strides": [2, 1], "pads": [1, 0, 1, 1]}
+    plain = model_of(helper.make_node("Conv", ["x", "w"], ["y"], **settings), x, w=weight)
+    node = helper.make_node(op_type, ["x", "w"], ["y"], domain=domain, **settings)
+    laid_out = model_of(node, x.transpose(0, 2, 3, 1) if last else x, w=weight)
+    laid_out.opset_import.add(domain=domain, version=1)
+    assert figures(laid_out) == figures(plain)
+    inner, outer = (count(ir.from_proto(m)).nodes[0].output_shape for m in (laid_out, plain))
+    assert inner is not None
+    assert outer is not None
+    assert (inner[0], inner[3], *inner[1:3]) == outer if last else inner == outer
+
+
 def test_the_oracle_sees_a_missing_factor() -> None:
     x, weight = np.ones((1, 2, 4, 4), np.float32), sparse((3, 2, 3, 3), 5)
     grouped = helper.make_node("Conv", ["x", "w"], ["y"], group=2)
@@ -174,6 +290,38 @@ def test_the_oracle_sees_a_missing_factor() -> None:
 
 def test_every_operator_is_in_one_table_at_most() -> None:
     assert not ZERO_MAC_OPS & MAC_RULES.keys()
+
+
+def test_what_onnxruntime_makes_of_a_model_counts_like_the_model(tmp_path: Path) -> None:
+    """Fused and blocked operators, as onnxruntime saves them on this machine."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 3, 16, 16] x) => (float[1, 10] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+        r = Relu (a)
+        p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+        c = Conv <pads = [1, 1, 1, 1]> (p, w2)
+        s = Add (c, p)
+        g = GlobalAveragePool (s)
+        f = Flatten (g)
+        m = MatMul (f, w3)
+        y = Add (m, b3)
+    }
+    """
+    proto = onnx.parser.parse_model(text)
+    shapes = {"w1": (32, 3, 3, 3), "b1": (32,), "w2": (32, 32, 3, 3), "w3": (32, 10), "b3": (10,)}
+    for position, (name, shape) in enumerate(shapes.items()):
+        proto.graph.initializer.append(numpy_helper.from_array(sparse(shape, position), name))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimized = ir.load(tmp_path / "optimized.onnx")
+    before, after = count(ir.from_proto(proto)), count(optimized)
+    assert {n.op_type for n in after.nodes} != {n.op_type for n in before.nodes}
+    assert (after.macs, after.effective_macs) == (before.macs, before.effective_macs)
+    assert (after.params, after.nonzero) == (before.params, before.nonzero)
+    assert after.uncounted_ops == ()
 
 
 def test_operators_that_multiply_are_not_called_free() -> None:

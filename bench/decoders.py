@@ -1,0 +1,211 @@
+"""Weights that the graph rebuilds from packed ones: a mask and the non-zeros, codes and a codebook.
+
+Such a decoder is a part of the graph that depends on no input. It is not known by its operators:
+onnxruntime computes it, and what it makes counts as the weight, while the file is charged for what
+it stores. Paths that only reshape, cast, join or dequantize are no decoders; `weights` follows
+those without computing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper
+
+from edgekit.bench.shapes import operator, static_shape, subgraphs
+from edgekit.bench.weights import CASTS, NONZERO, RESHAPES, STORES, stored_tensor
+from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.session import open_session
+
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
+_PLAIN = (
+    RESHAPES
+    | CASTS
+    | {"Concat", "DequantizeLinear", "Expand", "QuantizeLinear", "Slice", "Split", "Tile"}
+)
+# Inputs that say how to compute and hold no weight: shapes, axes and bounds.
+_STRUCTURE: dict[str, tuple[int, ...]] = {
+    "ConstantOfShape": (0,),
+    "CumSum": (1,),
+    "Expand": (1,),
+    "OneHot": (1, 2),
+    "Pad": (1, 2, 3),
+    "Range": (0, 1, 2),
+    "ReduceMax": (1,),
+    "ReduceSum": (1,),
+    "Reshape": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A weight that the graph rebuilds.
+
+    Attributes:
+        value: What the rest of the graph uses; its `const_value` is the decoded tensor.
+        nodes: The nodes that compute it.
+        stored: The stored values that they read.
+    """
+
+    value: ir.Value
+    nodes: frozenset[ir.Node]
+    stored: tuple[ir.Value, ...]
+
+    def stored_bits(self, counted: set[int]) -> int:
+        """Bits of the stored values, without shapes and axes, each tensor once.
+
+        Args:
+            counted: Keys of the tensors that have been counted; those counted here are added.
+        """
+        bits = 0
+        for value in self.stored:
+            tensor = stored_tensor(value)
+            if tensor is None or tensor.key in counted or _is_structure(value, self.nodes):
+                continue
+            counted.add(tensor.key)
+            bits += tensor.stored_bits
+        return bits
+
+
+def constant_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes of a graph that depend on no input and on no chance."""
+    constant: set[ir.Node] = set()
+    for node in graph:
+        if operator(node) in STORES or (
+            node.op_type not in _RANDOM
+            and any(value is not None for value in node.inputs)
+            and not any(subgraphs(node))
+            and all(_is_constant(value, constant) for value in node.inputs)
+        ):
+            constant.add(node)
+    return constant
+
+
+def find_decoders(model: ir.Model, constant: set[ir.Node]) -> list[Decoder]:
+    """Find and compute the decoded tensors of a model; each becomes its value's `const_value`.
+
+    Args:
+        model: A model as `shapes.with_static_shapes` returns it, which this may change.
+        constant: Its `constant_nodes`.
+
+    Raises:
+        ModelFileError: onnxruntime cannot compute one.
+    """
+    decoders = []
+    for node in model.graph:
+        if node not in constant or operator(node) in STORES:
+            continue
+        for value in node.outputs:
+            if not _leaves(value, constant):
+                continue
+            nodes = frozenset(_producers(value))
+            if all(operator(producer) in _PLAIN for producer in nodes):
+                continue
+            decoder = Decoder(value, nodes, tuple(_stored(nodes)))
+            if not any(_holds_weight(stored, nodes) for stored in decoder.stored):
+                continue
+            value.const_value = _decoded(decoder, model)
+            decoders.append(decoder)
+    return decoders
+
+
+def _is_constant(value: ir.Value | None, constant: set[ir.Node]) -> bool:
+    if value is None or value.const_value is not None:
+        return True
+    producer = value.producer()
+    return producer is not None and producer in constant
+
+
+def _leaves(value: ir.Value, constant: set[ir.Node]) -> bool:
+    return value.is_graph_output() or any(user not in constant for user, _ in value.uses())
+
+
+def _producers(value: ir.Value) -> Iterator[ir.Node]:
+    seen: set[ir.Node] = set()
+    open_values = [value]
+    while open_values:
+        node = open_values.pop().producer()
+        if node is None or node in seen or operator(node) in STORES:
+            continue
+        seen.add(node)
+        yield node
+        open_values += [v for v in node.inputs if v is not None]
+
+
+def _stored(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
+    """What the file stores of the values that the nodes read, in their order."""
+    seen: set[ir.Value] = set()
+    for node in nodes:
+        for value in node.inputs:
+            if value is None or value in seen:
+                continue
+            producer = value.producer()
+            if producer is None or operator(producer) in STORES:
+                seen.add(value)
+                yield value
+
+
+def _holds_weight(value: ir.Value, nodes: frozenset[ir.Node]) -> bool:
+    """Whether a stored value can hold what was learned: no shape, no scalar, no fill."""
+    tensor = stored_tensor(value)
+    if tensor is None or tensor.filled or tensor.elements < 2:
+        return False
+    return not _is_structure(value, nodes)
+
+
+def _is_structure(value: ir.Value, nodes: frozenset[ir.Node]) -> bool:
+    return all(
+        index in _STRUCTURE.get(operator(user), ()) for user, index in value.uses() if user in nodes
+    )
+
+
+def _decoded(decoder: Decoder, model: ir.Model) -> ir.TensorProtocol:
+    """The tensor, computed anew each time its values are read; its non-zeros are counted once."""
+
+    def compute() -> ir.TensorProtocol:
+        session = open_session(_as_model(decoder, model), optimize=False)
+        try:
+            (array,) = session.run(None, {})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            reason = " ".join(str(error).split())
+            raise ModelFileError(
+                f"the constant {decoder.value.name!r} cannot be computed: {reason}"
+            ) from error
+        return ir.tensor(np.asarray(array))
+
+    first = compute()
+    shape = static_shape(decoder.value) or tuple(first.shape.numpy())
+    lazy = ir.LazyTensor(compute, first.dtype, ir.Shape(shape), name=decoder.value.name)
+    lazy.meta[NONZERO] = int(np.count_nonzero(first.numpy()))
+    return lazy
+
+
+def _as_model(decoder: Decoder, model: ir.Model) -> onnx.ModelProto:
+    """The decoder alone: no input, one output."""
+    tensors = []
+    for value in decoder.stored:
+        held = stored_tensor(value)
+        if held is not None:
+            array = np.ascontiguousarray(held.array()) if held.filled else held.tensor.numpy()
+            tensor = ir.Tensor(array, held.dtype, name=value.name)
+            tensors.append(ir.serde.serialize_tensor(tensor))
+    nodes = [node for node in model.graph if node in decoder.nodes]
+    graph = helper.make_graph(
+        [ir.serde.serialize_node(node) for node in nodes],
+        "decoder",
+        [],
+        [onnx.ValueInfoProto(name=decoder.value.name)],
+        tensors,
+    )
+    imports = [helper.make_opsetid(*entry) for entry in model.opset_imports.items()]
+    return helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
