@@ -24,7 +24,9 @@ app = typer.Typer(
 
 # Packages that only extras install, by the name that an import error gives.
 EXTRAS = {
+    "jinja2": "report",
     "lightning": "train",
+    "markupsafe": "report",
     "matplotlib": "report",
     "safetensors": "train",
     "sklearn": "digits",
@@ -365,6 +367,47 @@ def bench(
 
 
 @app.command()
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS.json...", help="From bench --format json.")
+    ],
+    output: options.Output,
+    format_: Annotated[
+        options.ReportFormat | None,
+        typer.Option(
+            "--format",
+            help="html, md or png (the plots of accuracy alone). Default: the output's ending.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="From quantize --calibration-report; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    title: Annotated[str, typer.Option(help="The page's heading.", show_default=False)] = "",
+    force: options.Force = False,
+) -> None:
+    """Write results of bench as a page to look at: one file, no network."""
+    from edgekit.commands.report import write_report
+
+    left_out = write_report(
+        results,
+        output,
+        format_=format_,
+        calibrations=calibration or [],
+        title=title,
+        force=force,
+    )
+    for line in left_out:
+        console.say(f"note: {line}")
+    console.say(f"wrote {output}")
+
+
+@app.command()
 def inspect(
     model: options.OneModel = None,
     before: Annotated[
@@ -403,12 +446,17 @@ def inspect(
     if results is not None and not netron:
         raise InputError("--results are shown in Netron alone: add --netron")
     found = subject.inspect()
-    if isinstance(found, GraphDiff):
-        print_diff(found, format_)
-    else:
-        print_inspection(found, format_)
+
+    def report() -> None:
+        if isinstance(found, GraphDiff):
+            print_diff(found, format_)
+        else:
+            print_inspection(found, format_)
+
     if netron:
-        show_in_netron(subject, found, results=results, port=port, browse=browser)
+        show_in_netron(subject, found, report, results=results, port=port, browse=browser)
+    else:
+        report()
 
 
 @app.command()

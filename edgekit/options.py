@@ -16,6 +16,14 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class ReportFormat(StrEnum):
+    """Forms of a report."""
+
+    HTML = "html"
+    MARKDOWN = "md"
+    PNG = "png"
+
+
 class Part(StrEnum):
     """Parts of a data set that a model can be measured on."""
 

@@ -185,3 +185,22 @@ def _attribute(key: str, value: str, name: str) -> str:
         for stand_in, variable in _VARIABLES.items():
             value = value.replace(stand_in, f"var(--{variable})")
     return " ".join(value.split())
+
+
+# Outlines of MARKERS in a box of 10 by 10, for legends.
+_OUTLINES = (
+    '<circle cx="5" cy="5" r="4"/>',
+    '<rect x="1.2" y="1.2" width="7.6" height="7.6"/>',
+    '<path d="M5 .2 9.8 5 5 9.8 .2 5z"/>',
+    '<path d="M5 .8 9.6 9.2H.4z"/>',
+    '<path d="M5 9.2 9.6 .8H.4z"/>',
+    '<path d="M3.4 .6h3.2v2.8h2.8v3.2H6.6v2.8H3.4V6.6H.6V3.4h2.8z"/>',
+    '<path d="M2.6 .6 5 3 7.4 .6 9.4 2.6 7 5 9.4 7.4 7.4 9.4 5 7 2.6 9.4 .6 7.4 3 5 .6 2.6z"/>',
+)
+
+
+def mark_svg(index: int) -> str:
+    """A model's marker, for a legend."""
+    outline = _OUTLINES[index % len(_OUTLINES)]
+    variable = _VARIABLES[color(index)]
+    return f'<svg viewBox="0 0 10 10" fill="var(--{variable})" aria-hidden="true">{outline}</svg>'
