@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
-from edgekit.runtime.data.source import FolderImages, Split, decode_image
+from edgekit.runtime.data.source import UNDECODABLE, FolderImages, Split, decode_image
 from edgekit.runtime.errors import DataError
 
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_FIRST_TURNED = 5  # from this orientation on, rows are columns
 
 
 def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | None) -> Split:
@@ -20,7 +21,8 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
     which serves as either part.
 
     Args:
-        folder: The folder; classes are its sub-folders in alphabetical order.
+        folder: The folder; classes are its sub-folders in alphabetical order, hidden
+            ones left out.
         part: "train" or "test".
         image_shape: (height, width, channels) to decode to; that of the first image by default.
 
@@ -28,7 +30,7 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
         DataError: the folder or a class in it is empty, or its first image does not decode.
     """
     root = _part_folder(folder, part)
-    classes = sorted(child for child in root.iterdir() if child.is_dir())
+    classes = sorted(child for child in root.iterdir() if child.is_dir() and not _hidden(child))
     if not classes:
         raise DataError(
             f"{root}: has no sub-folders; put each class's images into a folder of its own"
@@ -36,7 +38,7 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
     paths: list[Path] = []
     labels: list[int] = []
     for label, child in enumerate(classes):
-        found = sorted(path for path in child.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        found = sorted(path for path in child.rglob("*") if _is_image(path))
         if not found:
             raise DataError(f"{child}: has no images; remove the folder or fill it")
         paths += found
@@ -44,6 +46,15 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
     images = FolderImages(paths, image_shape or _shape_of(paths[0]))
     names = tuple(child.name for child in classes)
     return Split(str(folder), part, images, np.asarray(labels, np.int64), names)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not _hidden(path)
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it is a program's own (`.ipynb_checkpoints`, macOS's `._cat.png`)."""
+    return path.name.startswith(".")
 
 
 def _part_folder(folder: Path, part: str) -> Path:
@@ -58,9 +69,12 @@ def _part_folder(folder: Path, part: str) -> Path:
 def _shape_of(path: Path) -> tuple[int, int, int]:
     try:
         with Image.open(path) as image:
-            gray = image.mode in ("1", "L", "I", "I;16", "F")
+            gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
             shape = image.height, image.width, 1 if gray else 3
-    except OSError as error:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
+    except UNDECODABLE as error:
         raise DataError(f"{path}: does not decode as an image; replace or remove it") from error
+    if turned:
+        shape = shape[1], shape[0], shape[2]
     decode_image(path, shape)
     return shape

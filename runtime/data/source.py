@@ -13,9 +13,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from edgekit.runtime.errors import DataError
+
+# What Pillow raises on files that are damaged or made to do harm.
+UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Images(Protocol):
@@ -97,15 +100,22 @@ def decode_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     height, width, channels = shape
     try:
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
+            upright = _eight_bits(ImageOps.exif_transpose(file))
             image = upright.convert("L" if channels == 1 else "RGB")
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return np.asarray(image, np.uint8).reshape(shape)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image; check the path") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise DataError(f"{path}: does not decode as an image; replace or remove it") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 16-bit gray values scaled to 8 bits; Pillow would cut them off at 255."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
 
 
 @dataclass(frozen=True)
