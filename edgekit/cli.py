@@ -41,6 +41,7 @@ def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # allowed anywhere
+    sys.argv = options.with_pack_form(sys.argv)
     console.log_to_standard_error()
     try:
         _run_app()
@@ -208,6 +209,8 @@ def optimize(
     ] = True,
     mean: options.Mean = None,
     std: options.Std = None,
+    pack: options.PackOption = None,
+    codebook: options.Codebook = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
@@ -215,6 +218,7 @@ def optimize(
     del list_passes
     from edgekit.commands.images import DataSource, Normalization
     from edgekit.commands.optimize import optimize_file
+    from edgekit.commands.packing import Packing
     from edgekit.tables import print_optimize
 
     result = optimize_file(
@@ -225,6 +229,7 @@ def optimize(
         data=None if data is None else DataSource(data, data_dir, download),
         verify=verify,
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+        packing=Packing.chosen(pack, codebook),
         force=force,
     )
     print_optimize(result, format_)
@@ -287,11 +292,14 @@ def quantize(
     download: options.Download = False,
     mean: options.Mean = None,
     std: options.Std = None,
+    pack: options.PackOption = None,
+    codebook: options.Codebook = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Convert a model to a smaller precision; static ones calibrate on real images."""
     from edgekit.commands.images import DataSource, Normalization
+    from edgekit.commands.packing import Packing
     from edgekit.commands.quantize import Calibration, DropLimit, quantize_file
     from edgekit.tables import print_quantize
 
@@ -308,6 +316,7 @@ def quantize(
         keep_io=keep_io,
         max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+        packing=Packing.chosen(pack, codebook),
         force=force,
     )
     print_quantize(result, format_)

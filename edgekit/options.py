@@ -24,6 +24,13 @@ class ReportFormat(StrEnum):
     PNG = "png"
 
 
+class Pack(StrEnum):
+    """Where the nodes that unpack weights are written."""
+
+    INLINE = "inline"
+    FUNCTION = "function"
+
+
 class Part(StrEnum):
     """Parts of a data set that a model can be measured on."""
 
@@ -116,3 +123,29 @@ InputShape = Annotated[
         show_default=False,
     ),
 ]
+PackOption = Annotated[
+    Pack | None,
+    typer.Option(
+        "--pack",
+        help="Store zeros as bits and low-bit weights as codes, which onnxruntime unpacks once, at "
+        "load: inline (what --pack alone means) or function, a model-local one that reads better.",
+        show_default=False,
+    ),
+]
+Codebook = Annotated[
+    int | None,
+    typer.Option(
+        metavar="BITS",
+        help="Round each tensor's weights to a codebook of 2 to 6 bits first (implies --pack).",
+        show_default=False,
+    ),
+]
+
+
+def with_pack_form(arguments: list[str]) -> list[str]:
+    """Read `--pack` without a value as `--pack=inline`."""
+    following = [*arguments[1:], ""]
+    return [
+        f"--pack={Pack.INLINE}" if argument == "--pack" and after not in set(Pack) else argument
+        for argument, after in zip(arguments, following, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgekit.commands.predict import Prediction
 from edgekit.commands.quantize import QuantizeResult
 from edgekit.commands.train import TrainResult
 from edgekit.export.optimize import OptimizeReport
+from edgekit.export.pack import PackReport
 from edgekit.export.passes.table import PASSES
 from edgekit.options import Format
 
@@ -85,7 +87,8 @@ def print_optimize(result: OptimizeResult, format_: Format) -> None:
         _print_json(asdict(result))
         return
     _print(*_optimize_tables(result.report))
-    _print(_pairs([_written(result.output, result.bytes_before, result.bytes_after)]))
+    rows = [_written(result.output, result.bytes_before, result.bytes_after)]
+    _print(_pairs([*rows, *_packing_rows(result.packing)]))
 
 
 def _optimize_tables(report: OptimizeReport) -> Iterable[Table]:
@@ -123,6 +126,7 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
     rows = [
         ("precision", report.precision),
         _written(result.output, result.bytes_before, result.bytes_after),
+        *_packing_rows(result.packing),
         *((f"setting {key}", str(value)) for key, value in report.settings.items()),
     ]
     if drop := result.drop:
@@ -140,6 +144,25 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
     for key, names in _by_reason(((n.op_type, n.reason), n.node) for n in report.left).items():
         table.add_row(key[0], "", str(len(names)), key[1], _name_some(names))
     _print(table)
+    for note in report.notes:
+        console.say(f"note: {note}")
+
+
+def _packing_rows(report: PackReport | None) -> Iterable[tuple[str, str]]:
+    """How weights were packed, and what a codebook did to the outputs."""
+    if report is None:
+        return
+    counts = Counter(report.tensors.values())
+    stored = ", ".join(f"{number} as {storage}" for storage, number in counts.items())
+    shared = f"{report.others} vectors in shared blobs"
+    yield "packed", f"{report.form}: {stored + '; ' if stored else ''}{shared}"
+    yield "unpacked by", "onnxruntime at load, checked: the same graph, equal outputs"
+    if report.max_error is not None:
+        yield (
+            "codebook",
+            f"{report.codebook} bits; largest difference of an output {report.max_error:.2g} "
+            "of its largest value",
+        )
     for note in report.notes:
         console.say(f"note: {note}")
 

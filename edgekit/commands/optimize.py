@@ -9,9 +9,11 @@ from pathlib import Path
 from edgekit import console
 from edgekit.commands.export import VERIFY_SAMPLES
 from edgekit.commands.images import AS_STORED, DataSource, Normalization, spread
+from edgekit.commands.packing import Packing
 from edgekit.export.calibration import single_input
 from edgekit.export.graph import load_graph, save_graph
 from edgekit.export.optimize import OptimizeReport, check_names, optimize
+from edgekit.export.pack import PackReport
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.files import check_output
 
@@ -25,12 +27,14 @@ class OptimizeResult:
         report: What each pass did.
         bytes_before: Size of the input file.
         bytes_after: Size of the output file.
+        packing: How tensors were packed; None where that was not asked for.
     """
 
     output: Path
     report: OptimizeReport
     bytes_before: int
     bytes_after: int
+    packing: PackReport | None = None
 
 
 def optimize_file(
@@ -42,6 +46,7 @@ def optimize_file(
     data: DataSource | None = None,
     verify: bool = True,
     normalization: Normalization = AS_STORED,
+    packing: Packing | None = None,
     force: bool = False,
 ) -> OptimizeResult:
     """Run graph passes on a model file.
@@ -54,6 +59,7 @@ def optimize_file(
         data: Images, from the training part, to verify each pass on; random input by default.
         verify: Compare outputs before and after each pass.
         normalization: Mean and deviation in place of the model's.
+        packing: Store the tensors packed.
         force: Replace an existing output.
 
     Raises:
@@ -71,5 +77,8 @@ def optimize_file(
         report = optimize(
             model, passes, batch_norm=batch_norm, verify=verify, inputs=inputs, progress=advance
         )
+    packed = None
+    if packing is not None:
+        model, packed = packing.apply(model, inputs)
     save_graph(model, output)
-    return OptimizeResult(output, report, path.stat().st_size, output.stat().st_size)
+    return OptimizeResult(output, report, path.stat().st_size, output.stat().st_size, packed)

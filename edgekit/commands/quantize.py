@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgekit import console
 from edgekit.commands.images import AS_STORED, DataSource, Normalization
+from edgekit.commands.packing import Packing
 from edgekit.export.calibration import CalibrationReader, stratified_sample
 from edgekit.export.graph import (
     load_graph,
@@ -18,6 +19,7 @@ from edgekit.export.graph import (
     session_source,
     set_metadata,
 )
+from edgekit.export.pack import PackReport
 from edgekit.export.quantize import DEFAULT_METHOD, quantize
 from edgekit.export.quantize_report import QuantizeReport
 from edgekit.runtime.accuracy import evaluate
@@ -91,6 +93,7 @@ class QuantizeResult:
         drop: What it cost; None where no limit was given.
         bytes_before: Size of the input file.
         bytes_after: Size of the output file.
+        packing: How tensors were packed; None where that was not asked for.
     """
 
     output: Path
@@ -98,6 +101,7 @@ class QuantizeResult:
     drop: AccuracyDrop | None
     bytes_before: int
     bytes_after: int
+    packing: PackReport | None = None
 
 
 def quantize_file(
@@ -110,6 +114,7 @@ def quantize_file(
     keep_io: bool = True,
     max_drop: DropLimit | None = None,
     normalization: Normalization = AS_STORED,
+    packing: Packing | None = None,
     force: bool = False,
 ) -> QuantizeResult:
     """Convert a model file to a smaller precision.
@@ -123,6 +128,7 @@ def quantize_file(
         keep_io: For fp16: leave the model's input and output float32.
         max_drop: Accuracy that may be lost; without it none is measured.
         normalization: Mean and deviation in place of the model's.
+        packing: Store the tensors packed; the accuracy that a codebook costs counts as lost.
         force: Replace an existing output.
 
     Raises:
@@ -155,12 +161,16 @@ def quantize_file(
         )
     if preprocessing and model_preprocessing(model) is None:
         set_metadata(result.model, preprocessing.to_metadata())
+    converted, packed = result.model, None
+    if packing is not None:
+        converted, packed = packing.apply(converted)
     drop = None
     if preprocessing and max_drop and held_out:
-        drop = measure_drop(model, result.model, preprocessing, held_out)
+        drop = measure_drop(model, converted, preprocessing, held_out)
         _check_drop(drop, max_drop, output)
-    save_graph(result.model, output)
-    return QuantizeResult(output, result.report, drop, path.stat().st_size, output.stat().st_size)
+    save_graph(converted, output)
+    sizes = path.stat().st_size, output.stat().st_size
+    return QuantizeResult(output, result.report, drop, *sizes, packed)
 
 
 def measure_drop(

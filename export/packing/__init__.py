@@ -1,0 +1,1 @@
+"""Weights stored as bit masks and codes, and the standard operators that rebuild them."""
