@@ -288,6 +288,14 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    calibration_report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what calibration saw and chose, for edgekit report --calibration.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
     mean: options.Mean = None,
@@ -316,6 +324,7 @@ def quantize(
         keep_io=keep_io,
         max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+        calibration_report=calibration_report,
         packing=Packing.chosen(pack, codebook),
         force=force,
     )
@@ -338,6 +347,15 @@ def bench(
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Measure accuracy on so many images.", show_default=False),
+    ] = None,
+    signal_to_noise: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="IMAGES",
+            help="Compare each model with the first, layer by layer, on so many images.",
+            show_default=False,
+        ),
     ] = None,
     min_accuracy: Annotated[
         float | None,
@@ -368,6 +386,7 @@ def bench(
         mean=options.parse_numbers(mean),
         std=options.parse_numbers(std),
         input_shapes=options.parse_shapes(input_shape),
+        noise_images=signal_to_noise,
     )
     source = None if data is None else DataSource(data, data_dir, download)
     report = bench_files(models, source, split.value, settings)

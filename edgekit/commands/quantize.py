@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit import console
+from edgekit.commands.calibration_report import check_calibration_report, report_calibration
 from edgekit.commands.images import AS_STORED, DataSource, Normalization
 from edgekit.commands.packing import Packing
 from edgekit.export.calibration import CalibrationReader, stratified_sample
@@ -115,6 +116,7 @@ def quantize_file(
     max_drop: DropLimit | None = None,
     normalization: Normalization = AS_STORED,
     packing: Packing | None = None,
+    calibration_report: Path | None = None,
     force: bool = False,
 ) -> QuantizeResult:
     """Convert a model file to a smaller precision.
@@ -129,6 +131,7 @@ def quantize_file(
         max_drop: Accuracy that may be lost; without it none is measured.
         normalization: Mean and deviation in place of the model's.
         packing: Store the tensors packed; the accuracy that a codebook costs counts as lost.
+        calibration_report: A file for the distribution and the range of each quantized tensor.
         force: Replace an existing output.
 
     Raises:
@@ -136,6 +139,8 @@ def quantize_file(
             lost, in which case nothing is written.
     """
     check_output(output, force=force, inputs=[path])
+    if calibration_report is not None:
+        check_calibration_report(calibration_report, precision, force=force, files=[path, output])
     model = load_graph(path)
     preprocessing = normalization.of(model) if calibration or max_drop else None
     reader = held_out = None
@@ -169,6 +174,8 @@ def quantize_file(
         drop = measure_drop(model, converted, preprocessing, held_out)
         _check_drop(drop, max_drop, output)
     save_graph(converted, output)
+    if calibration_report is not None and reader is not None:
+        report_calibration(calibration_report, model, result, reader, output)
     sizes = path.stat().st_size, output.stat().st_size
     return QuantizeResult(output, result.report, drop, *sizes, packed)
 

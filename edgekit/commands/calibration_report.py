@@ -1,0 +1,65 @@
+"""`edgekit quantize --calibration-report`: what calibration saw, and the ranges it chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgekit import console
+from edgekit.export.calibration import CalibrationReader
+from edgekit.export.histograms import histograms, write_calibration_report
+from edgekit.export.quantize import PRECISIONS, QuantizeResult
+from edgekit.runtime.errors import InputError
+from edgekit.runtime.files import check_output
+
+
+def check_calibration_report(
+    path: Path, precision: str, *, force: bool, files: Iterable[Path]
+) -> None:
+    """Refuse a report before any work is done for it.
+
+    Args:
+        path: The report.
+        precision: What the model is converted to.
+        force: Replace an existing report.
+        files: The model and its conversion, neither of which may be the report.
+
+    Raises:
+        InputError: nothing is calibrated for that precision.
+        OutputError: the file cannot be written.
+    """
+    if precision in PRECISIONS and not PRECISIONS[precision].calibrated:
+        calibrated = " or ".join(name for name, entry in PRECISIONS.items() if entry.calibrated)
+        raise InputError(
+            f"--calibration-report: {precision} chooses no ranges; use it with {calibrated}"
+        )
+    models = list(files)
+    check_output(path, force=force, inputs=models)
+    if path.absolute() in [model.absolute() for model in models]:
+        raise InputError(f"{path}: is the model's own file; choose another --calibration-report")
+
+
+def report_calibration(
+    path: Path,
+    model: ir.Model,
+    result: QuantizeResult,
+    reader: CalibrationReader,
+    output: Path,
+) -> None:
+    """Write the distribution and the range of each quantized tensor.
+
+    Args:
+        path: The report.
+        model: The float32 model.
+        result: What quantization made of it.
+        reader: The calibration data.
+        output: The file of the result.
+
+    Raises:
+        EdgekitError: the data is unusable, or the file cannot be written.
+    """
+    with console.progress("histograms") as advance:
+        found = histograms(model, result.model, reader, advance)
+    write_calibration_report(found, output, result.report.settings, path)
