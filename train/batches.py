@@ -17,7 +17,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 
 IN_MEMORY_BYTES = 2 * 1024**3
 _MEASURED_IMAGES = 20_000
-_CHUNK = 1_000
+_CHUNK_BYTES = 16 * 1024**2
 
 Order = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
@@ -39,8 +39,13 @@ class TensorSource:
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        chunks = [images for images, _ in batches(split, _CHUNK)]
-        self._images = torch.from_numpy(np.concatenate(chunks)).to(device)
+        self._images = torch.empty(
+            len(split), *split.images.shape, dtype=torch.uint8, device=device
+        )
+        done = 0
+        for images, _ in batches(split, _chunk(split)):
+            self._images[done : done + len(images)] = torch.from_numpy(images)
+            done += len(images)
         self._labels = torch.from_numpy(split.labels).to(device)
 
     def read(self, order: Order, batch_size: int) -> Iterator[Batch]:
@@ -143,14 +148,14 @@ def measure_preprocessing(split: Split) -> Preprocessing:
     """
     step = -(-len(split) // _MEASURED_IMAGES)
     height, width, channels = split.images.shape
-    total, squares, pixels = np.zeros(channels), np.zeros(channels), 0
-    for images, _ in batches(split, _CHUNK, np.arange(0, len(split), step)):
-        flat = images.reshape(-1, channels).astype(np.float64) / 255
-        total += flat.sum(axis=0)
-        squares += np.square(flat).sum(axis=0)
-        pixels += len(flat)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    counts = np.zeros((channels, 256), np.int64)
+    for images, _ in batches(split, _chunk(split), np.arange(0, len(split), step)):
+        for channel, count in enumerate(counts):
+            count += np.bincount(images[..., channel].ravel(), minlength=256)
+    levels = np.arange(256) / 255
+    shares = counts / counts[0].sum()
+    mean = shares @ levels
+    std = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
     if std.min() < 1e-4:
         raise DataError(
             f"{split.name}: a channel of the training images is the same everywhere, so there is "
@@ -163,3 +168,8 @@ def measure_preprocessing(split: Split) -> Preprocessing:
         std=tuple(round(float(value), 4) for value in std),
         class_names=split.class_names,
     )
+
+
+def _chunk(split: Split) -> int:
+    """Images to read at a time, so that what is read ahead stays small however large they are."""
+    return max(1, _CHUNK_BYTES // int(np.prod(split.images.shape)))

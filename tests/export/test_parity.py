@@ -49,6 +49,17 @@ def test_a_faithful_graph_agrees_and_the_module_keeps_its_mode(
     assert parity.top1_agreement == 1.0
 
 
+def test_many_images_are_compared_a_few_at_a_time(
+    module: nn.Module, model: ir.Model, batch: NDArray[np.float32]
+) -> None:
+    sizes: list[int] = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    parity = check_parity(module, model, batch[:50])
+    hook.remove()
+    assert parity.samples == sum(sizes) == 50
+    assert max(sizes) < 50
+
+
 @pytest.mark.parametrize("name", ["0.weight", "1.running_var", "7.bias"])
 def test_one_perturbed_weight_breaks_parity(
     module: nn.Module, model: ir.Model, batch: NDArray[np.float32], name: str

@@ -129,3 +129,29 @@ def test_constant_images_are_refused() -> None:
     split = Split("gray", "train", images, np.zeros(4, np.int64), ("a",))
     with pytest.raises(DataError, match="gray: a channel of the training images is the same"):
         measure_preprocessing(split)
+
+
+class _Photographs:
+    """Large images that are made when they are read; remembers the most read at once."""
+
+    shape = (500, 500, 3)
+    most = 0
+
+    def __len__(self) -> int:
+        return 90
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        self.most = max(self.most, len(indices))
+        return np.full((len(indices), *self.shape), indices[:, None, None, None], np.uint8)
+
+
+def test_large_images_are_measured_and_held_a_few_at_a_time() -> None:
+    images = _Photographs()
+    split = Split("photos", "train", images, np.arange(90) % 5, tuple("abcde"))
+    expected = np.arange(90) / 255
+    found = measure_preprocessing(split)
+    assert found.mean == (round(float(expected.mean()), 4),) * 3
+    assert found.std == (round(float(expected.std()), 4),) * 3
+    held = drawn(evaluation_batches(TensorSource(split, CPU), 90, 30, ALONE))
+    assert flat(held) == list(range(90))
+    assert images.most * 500 * 500 * 3 <= 16 * 1024**2
