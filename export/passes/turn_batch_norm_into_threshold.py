@@ -13,7 +13,8 @@ the activation behind it (batch_norm_site.py says which are refused), takes one 
 1. nothing: without an activation, where all readers take scale and shift;
 2. Max, Min or both; Relu where every t is 0: where all readers take scale and shift;
 3. Add and the activation, or thresholds and Add, or Add alone: where all readers take the scale;
-4. a depthwise 1x1 Conv with a and c as weight and bias, and the activation: always;
+4. a depthwise 1x1 Conv with a and c as weight and bias, and the activation: always in float32,
+   but for matrices;
 5. itself, as it was.
 
 The policy chooses. "auto" takes what costs least in onnxruntime in float32, as modelled, and of
@@ -159,6 +160,8 @@ def _plan_depthwise(_: ir.Model, site: Site) -> _Form:
     """Form 4."""
     if site.rank < 3:
         raise NotExactError("it normalizes a matrix, which no convolution does")
+    if site.dtype is not ir.DataType.FLOAT:
+        raise NotExactError("onnxruntime has no Conv in float64")
     conv = Step("Conv", (site.rounded(site.factor), site.rounded(site.shift)))
     return _Form((conv,), keeps_activation=True)
 
