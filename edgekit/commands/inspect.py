@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Subject:
 def show_in_netron(
     subject: Subject,
     found: Inspection | GraphDiff,
+    report: Callable[[], None],
     *,
     results: Path | None,
     port: int,
@@ -75,6 +76,7 @@ def show_in_netron(
     Args:
         subject: What to show.
         found: What `subject.inspect` returned.
+        report: Called once the page can be fetched, so that nothing is printed where it cannot.
         results: A file of `edgekit bench --format json` with measured figures.
         port: Port on 127.0.0.1; 0 takes any free one.
         browse: Open a browser.
@@ -85,10 +87,12 @@ def show_in_netron(
     from edgekit.bench.netron import Serving, show_comparison, show_model
 
     paths = [path for path in (subject.before, subject.after) if path is not None]
-    names = " and ".join(map(str, paths))
-    serving = Serving(
-        port, browse, lambda url: console.say(f"Netron shows {names} at {url} until Ctrl-C")
-    )
+
+    def announce(url: str) -> None:
+        report()
+        console.say(f"Netron shows {' and '.join(map(str, paths))} at {url} until Ctrl-C")
+
+    serving = Serving(port, browse, announce)
     if isinstance(found, GraphDiff):
         show_comparison(
             (paths[0], paths[-1]), found, subject.input_shapes, results=results, serving=serving
