@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgekit.bench.compare import bench_models
+from edgekit.bench.confusion import confusion
+from edgekit.bench.provenance import provenance
+from edgekit.bench.settings import BenchSettings
+from edgekit.bench.signal_to_noise import signal_to_noise
+from edgekit.export.calibration import CalibrationReader
+from edgekit.export.graph import load_graph
+from edgekit.export.optimize import optimize
+from edgekit.export.quantize import quantize
+from edgekit.runtime.accuracy import Accuracy
+from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import DataError, InputError, ModelFileError
+
+NORMALIZED = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[batch, 1, 8, 8] image) => (float[batch, 2, 8, 8] out)
+{
+    conv = Conv <kernel_shape = [1, 1]> (image, w)
+    norm = BatchNormalization (conv, scale, shift, mean, var)
+    out = Relu (norm)
+}
+"""
+
+
+@pytest.fixture
+def samples() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(6, 1, 8, 8)).astype(np.float32)
+
+
+def test_confusion_counts_rows_of_true_classes() -> None:
+    seen = Accuracy(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]))
+    assert confusion(seen, ("a", "b", "c")).to_json() == {
+        "class_names": ["a", "b", "c"],
+        "matrix": [[1, 1, 0], [0, 1, 0], [0, 0, 1]],
+    }
+
+
+def test_provenance_parses_what_edgekit_noted_and_nothing_else() -> None:
+    metadata = {
+        "edgekit.passes": '["a", "b"]',
+        "edgekit.calibration": '{"samples": 5}',
+        "edgekit.precision": "int8",
+        "edgekit.source": "[broken",
+        "other": "x",
+    }
+    assert provenance(metadata) == {
+        "passes": ["a", "b"],
+        "calibration": {"samples": 5},
+        "precision": "int8",
+        "source": "[broken",
+    }
+
+
+def test_a_model_beside_itself_has_no_noise(
+    classifier_file: Callable[..., Path], samples: np.ndarray
+) -> None:
+    model = load_graph(classifier_file())
+    found = signal_to_noise(model, model, (samples, samples))
+    assert [one.tensor for one in found] == ["conv", "relu", "pooled", "flat", "logits"]
+    assert {one.db for one in found} == {None}
+
+
+def test_the_ratio_is_that_of_the_formula(
+    graph: Callable[..., ir.Model], samples: np.ndarray
+) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    g (float[batch, 1, 8, 8] image) => (float[batch, 1, 8, 8] out) { out = Mul (image, factor) }"""
+    one = graph(text, factor=np.float32([2.0]))
+    other = graph(text, factor=np.float32([2.02]))
+    (found,) = signal_to_noise(one, other, (samples, samples), batch_size=4)
+    assert found.db == pytest.approx(20 * np.log10(2 / 0.02), abs=1e-3)
+    assert found.op_type == "Mul"
+
+
+def test_a_quantizer_is_compared_behind_its_rounding(
+    classifier_file: Callable[..., Path], images: Split
+) -> None:
+    model = load_graph(classifier_file())
+    pixels = images.images.read(np.arange(64)).astype(np.float32).transpose(0, 3, 1, 2) / 255 - 0.5
+    reader = CalibrationReader.from_feeds([{"image": pixels}])
+    eight = quantize(model, "int8", reader=reader).model
+    sixteen = quantize(model, "int16", reader=reader).model
+    ratios = []
+    for quantized in (eight, sixteen):
+        found = signal_to_noise(model, quantized, (pixels, pixels))
+        db = {one.tensor: one.db for one in found}
+        assert "relu" in db
+        assert "conv" not in db  # its Relu is in the quantizer: no such tensor is left
+        assert all(value is not None and value > 20 for value in db.values())
+        ratios.append(db["relu"])
+    assert ratios[1] > ratios[0]
+
+
+def test_a_folded_normalization_is_found_under_its_operator(
+    graph: Callable[..., ir.Model], samples: np.ndarray
+) -> None:
+    rng = np.random.default_rng(1)
+    tensors = {name: rng.random(2).astype(np.float32) + 0.5 for name in ("scale", "mean", "var")}
+    weights = rng.normal(size=(2, 1, 1, 1)).astype(np.float32)
+    model = graph(NORMALIZED, w=weights, shift=np.float32([1, 2]), **tensors)
+    folded = graph(NORMALIZED, w=weights, shift=np.float32([1, 2]), **tensors)
+    optimize(folded, ["fold-batch-norm"])
+    found = {one.tensor: one.db for one in signal_to_noise(model, folded, (samples, samples))}
+    assert set(found) == {"norm", "out"}
+    assert all(db is None or db > 100 for db in found.values())
+
+
+def test_models_of_other_tensors_are_refused(
+    classifier_file: Callable[..., Path], graph: Callable[..., ir.Model], samples: np.ndarray
+) -> None:
+    other = graph(
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (float[b, 1, 8, 8] x) => (float[b, 1, 8, 8] y) { y = Relu (x) }"
+    )
+    with pytest.raises(ModelFileError, match="no tensor's name"):
+        signal_to_noise(load_graph(classifier_file()), other, (samples, samples))
+
+
+def test_images_of_another_size_are_refused(classifier_file: Callable[..., Path]) -> None:
+    model = load_graph(classifier_file())
+    wrong = np.zeros((2, 3, 4, 4), np.float32)
+    with pytest.raises(DataError, match="do not fit"):
+        signal_to_noise(model, model, (wrong, wrong))
+
+
+def test_the_json_carries_nodes_mistakes_origin_and_noise(
+    classifier_file: Callable[..., Path], images: Split
+) -> None:
+    paths = [classifier_file(), classifier_file("zeros.onnx", zeros=20)]
+    settings = BenchSettings(warmup=0, iterations=1, noise_images=8)
+    first, second = json.loads(json.dumps(bench_models(paths, images, settings).to_json()))[
+        "models"
+    ]
+    (conv,) = [node for node in first["nodes"] if node["op_type"] == "Conv"]
+    assert conv["macs"] == 6 * 9 * 64
+    assert conv["weight_bits"] == 32
+    assert conv["time_share"] is None
+    assert sum(map(sum, first["confusion"]["matrix"])) == 64
+    diagonal = sum(first["confusion"]["matrix"][i][i] for i in range(4))
+    assert diagonal == first["accuracy"]["correct"]
+    assert first["provenance"]["class_names"] == list("abcd")
+    assert first["signal_to_noise"] is None
+    assert second["signal_to_noise"]["images"] == 8
+    assert second["signal_to_noise"]["layers"][0]["db"] < 20
+
+
+def test_noise_needs_images(classifier_file: Callable[..., Path]) -> None:
+    settings = replace(BenchSettings(warmup=0, iterations=1), noise_images=4)
+    with pytest.raises(InputError, match="--signal-to-noise needs images"):
+        bench_models([classifier_file()], None, settings)
