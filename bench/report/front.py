@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from edgekit.bench.report.results_file import Entry, run_of
 from edgekit.bench.report.style import (
     INK,
-    LINE,
     MUTED,
     SURFACE,
     Tone,
@@ -29,7 +28,7 @@ from edgekit.runtime.files import replace_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SIZE_INCHES = (4.3, 3.1)
+_SIZE_INCHES = (4.9, 3.3)
 _DOTS_PER_INCH = 150
 _LONGEST_NAME = 18
 # More names than these cover each other; then only those on the front are written.
@@ -201,9 +200,9 @@ def _panel(axis: Axes, cost: Cost, candidates: Sequence[Candidate], tone: Tone) 
             yerr=[[max(y - accuracy.low * 100, 0)], [max(accuracy.high * 100 - y, 0)]],
             marker=marker(index),
             color=tone(color(index)),
-            markersize=max(8 - 0.6 * index, 5),  # of points in one place all can be seen
+            markersize=max(8.5 - 0.5 * index, 6),  # of points in one place all can be seen
             markeredgecolor=tone(SURFACE),
-            markeredgewidth=0.8,
+            markeredgewidth=0.6,
             linestyle="none",
             elinewidth=0.9,
             capsize=2,
@@ -246,8 +245,8 @@ def _label(axis: Axes, candidates: Sequence[Candidate], points: Points, tone: To
                 color=tone(INK),
                 arrowprops={
                     "arrowstyle": "-",
-                    "color": tone(LINE),
-                    "linewidth": 0.8,
+                    "color": tone(MUTED),
+                    "linewidth": 0.5,
                     "shrinkA": 1,
                     "shrinkB": 3,
                 },
