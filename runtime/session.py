@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekit.runtime.errors import DataError, ModelFileError
-from edgekit.runtime.model_file import read_model
+
+if TYPE_CHECKING:
+    import onnx  # running a file that was validated does without it, and its memory
 
 # What onnxruntime calls the types that a classifier's input may have.
 INPUT_TYPES: dict[str, type[np.generic]] = {
@@ -22,26 +26,45 @@ INPUT_TYPES: dict[str, type[np.generic]] = {
 _ERRORS_ONLY = 3
 
 
+@dataclass(frozen=True)
+class InputSpec:
+    """What a classifier takes, whichever engine runs it.
+
+    Attributes:
+        name: The input's name.
+        shape: Its axes, the batch first; a name or None where an axis is open.
+        dtype: Type of its elements.
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    dtype: np.dtype[np.generic]
+
+
 def open_session(
     model: Path | bytes | onnx.ModelProto,
     *,
     threads: int = 1,
     optimize: bool = True,
     profile_prefix: Path | None = None,
+    validate: bool = True,
 ) -> ort.InferenceSession:
     """Load a model on the CPU.
 
     Args:
-        model: A file (validated first), its bytes, or a model in memory.
+        model: A file, its bytes, or a model in memory.
         threads: Threads within an operator; operators run one after the other.
         optimize: Let onnxruntime rewrite the graph, as it does for a user.
         profile_prefix: Write onnxruntime's profile to files whose names begin so.
+        validate: Check a file before onnxruntime sees it; skip it only where that was done before.
 
     Raises:
         ModelFileError: the file is no valid model, or onnxruntime cannot run it.
     """
     name = str(model) if isinstance(model, Path) else "the model"
-    if isinstance(model, Path):
+    if isinstance(model, Path) and validate:
+        from edgekit.runtime.model_file import read_model
+
         read_model(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -52,10 +75,13 @@ def open_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    if isinstance(model, Path):
+        source: str | bytes = str(model)
+    else:
+        source = model if isinstance(model, bytes) else model.SerializeToString()
     try:
         return ort.InferenceSession(
-            str(source) if isinstance(source, Path) else source,
+            source,
             options,
             providers=["CPUExecutionProvider"],
         )
@@ -80,6 +106,16 @@ def model_input(session: ort.InferenceSession) -> ort.NodeArg:
     return inputs[0]
 
 
+def input_spec(session: ort.InferenceSession) -> InputSpec:
+    """What a classifier's one input is.
+
+    Raises:
+        ModelFileError: as `model_input`.
+    """
+    entry = model_input(session)
+    return InputSpec(entry.name, tuple(entry.shape), np.dtype(INPUT_TYPES[entry.type]))
+
+
 def input_name(session: ort.InferenceSession) -> str:
     """Name of a classifier's one input."""
     return str(model_input(session).name)
@@ -101,42 +137,63 @@ def run_batch(session: ort.InferenceSession, batch: NDArray[np.generic]) -> NDAr
         DataError: the samples do not fit the model's input.
         ModelFileError: the model's input or output is not a classifier's.
     """
-    entry = model_input(session)
-    _check_shape(entry, batch.shape)
-    samples = batch.astype(INPUT_TYPES[entry.type], copy=False)
-    fixed = entry.shape[0]
+    spec = input_spec(session)
+    return run_pieces(spec, lambda samples: session.run(None, {spec.name: samples})[0], batch)
+
+
+def run_pieces(
+    spec: InputSpec,
+    run: Callable[[NDArray[np.generic]], object],
+    batch: NDArray[np.generic],
+) -> NDArray[np.float32]:
+    """What `run_batch` does, with any function that runs the model on a batch that it takes.
+
+    Args:
+        spec: The model's input.
+        run: Returns the model's first output for samples of the input's type.
+        batch: Samples [N, ...].
+
+    Raises:
+        DataError: the samples do not fit the input.
+        ModelFileError: the function fails, or its output is not a classifier's.
+    """
+    check_samples(spec, batch.shape)
+    samples = batch.astype(spec.dtype, copy=False)
+    fixed = spec.shape[0]
     if not isinstance(fixed, int) or fixed == len(samples):
-        return _logits(session, entry.name, samples)
+        return _logits(run, samples)
     short = -len(samples) % fixed
     padded = np.concatenate([samples, np.repeat(samples[-1:], short, axis=0)])
-    pieces = [
-        _logits(session, entry.name, padded[start : start + fixed])
-        for start in range(0, len(padded), fixed)
-    ]
+    pieces = [_logits(run, padded[start : start + fixed]) for start in range(0, len(padded), fixed)]
     return np.concatenate(pieces)[: len(samples)]
 
 
 def _logits(
-    session: ort.InferenceSession, name: str, samples: NDArray[np.generic]
+    run: Callable[[NDArray[np.generic]], object], samples: NDArray[np.generic]
 ) -> NDArray[np.float32]:
     try:
-        output = session.run(None, {name: samples})[0]
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ModelFileError(f"onnxruntime cannot run the model: {_reason(error)}") from error
+        output = run(samples)
+    except Exception as error:  # the engines' exceptions share no base class
+        raise ModelFileError(f"the model cannot be run: {_reason(error)}") from error
     if not isinstance(output, np.ndarray) or len(output) != len(samples):
         raise ModelFileError("the model's first output is not one row a sample; not a classifier")
     return output.reshape(len(samples), -1).astype(np.float32, copy=False)
 
 
-def _check_shape(entry: ort.NodeArg, shape: tuple[int, ...]) -> None:
-    wanted = entry.shape
+def check_samples(spec: InputSpec, shape: tuple[int, ...]) -> None:
+    """Compare the shape of samples [N, ...] with what a model takes; N may be any.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    wanted = spec.shape
     fits = len(wanted) == len(shape) and all(
         not isinstance(dim, int) or dim == size
         for dim, size in zip(wanted[1:], shape[1:], strict=True)
     )
     if not fits:
         raise DataError(
-            f"the model's input {entry.name!r} takes {wanted}, the data gives "
+            f"the model's input {spec.name!r} takes {list(wanted)}, the data gives "
             f"{['N', *shape[1:]]}: use data of that size"
         )
 

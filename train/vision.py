@@ -1,42 +1,7 @@
-"""torchvision, importable also beside a torch that its compiled extension does not match.
-
-torchvision from PyPI is built for CUDA. Beside a CPU-only torch its extension does not load, and
-the import then fails on describing operators (`nms`) that nobody declared. Their schemas alone let
-the import through; all that edgekit takes from torchvision is written in Python.
-"""
+"""torchvision, for the training code; see `edgekit.runtime.torchvision_import`."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import Any
+from edgekit.runtime.torchvision_import import import_torchvision
 
-from edgekit.runtime.errors import MissingExtraError
-
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-
-
-def _import() -> tuple[ModuleType, Any]:
-    """The module, and the declarations that must live as long as it does (None if unneeded)."""
-    try:
-        import torch
-
-        return importlib.import_module("torchvision"), None
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torchvision", "train") from error
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    declarations = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for schema in _SCHEMAS:
-        declarations.define(schema)  # type: ignore[no-untyped-call]
-    return importlib.import_module("torchvision"), declarations
-
-
-torchvision, _declarations = _import()
+torchvision = import_torchvision()

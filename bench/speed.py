@@ -1,0 +1,142 @@
+"""How fast the models of a comparison are: latency, sweep, profile, LoadGen, cold start, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.bench.candidate import Candidate
+from edgekit.bench.cold_start import ColdStart, cold_start
+from edgekit.bench.engines import DEFAULT_ENGINE
+from edgekit.bench.loadgen import LoadgenRun, run_loadgen
+from edgekit.bench.profile import Profile, profile_model
+from edgekit.bench.settings import BenchSettings
+from edgekit.bench.sweep import Timing, sweep_models, time_models
+from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.session import open_session, run_batch
+
+Progress = Callable[[str, int, int], None]
+
+COMPARED_SAMPLES = 32
+LOADGEN_SAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One model's figures; see `results.ModelResult`."""
+
+    timing: Timing
+    sweep: tuple[Timing, ...]
+    profile: Profile | None
+    loadgen: tuple[LoadgenRun, ...]
+    cold_start: ColdStart | None
+    difference_to_onnxruntime: float | None
+
+
+def measure_speed(
+    candidates: Sequence[Candidate],
+    split: Split | None,
+    settings: BenchSettings,
+    report: Progress,
+) -> list[Speed]:
+    """Measure what the settings ask for; one result a model.
+
+    Raises:
+        InputError, DataError: a model does not take such a batch.
+        ModelFileError: a model cannot be run.
+        MissingExtraError: LoadGen is not installed.
+    """
+
+    def progress(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: report(stage, done, total)
+
+    timings = time_models(candidates, split, settings, progress=progress("latency"))
+    sweeps = sweep_models(candidates, split, settings, timings, progress=progress("sweep"))
+    speeds = []
+    for index, candidate in enumerate(candidates):
+        speeds.append(
+            Speed(
+                timings[index],
+                sweeps[index],
+                _profile(candidate, split, settings) if settings.profile else None,
+                _loadgen(candidate, split, settings, timings[index]),
+                _cold_start(candidate, split, settings) if settings.cold_starts else None,
+                _difference(candidate, split, settings),
+            )
+        )
+        report(_rest(settings), index + 1, len(candidates))
+    return speeds
+
+
+def _rest(settings: BenchSettings) -> str:
+    """What the last stage measures, for the progress bar."""
+    asked = {
+        "profile": settings.profile,
+        "LoadGen": bool(settings.loadgen),
+        "cold start": settings.cold_starts > 0,
+    }
+    return ", ".join(name for name, wanted in asked.items() if wanted) or "the rest"
+
+
+def _profile(candidate: Candidate, split: Split | None, settings: BenchSettings) -> Profile:
+    return profile_model(
+        candidate.path,
+        candidate.model,
+        threads=settings.threads,
+        batch=candidate.batch(split, settings, settings.batch_size),
+        warmup=settings.warmup,
+        runs=settings.iterations,
+    )
+
+
+def _loadgen(
+    candidate: Candidate, split: Split | None, settings: BenchSettings, timing: Timing
+) -> tuple[LoadgenRun, ...]:
+    if not settings.loadgen:
+        return ()
+    samples = candidate.samples(split, settings, LOADGEN_SAMPLES)
+    if samples is None:
+        samples = candidate.batch(split, settings, settings.batch_size)
+    try:
+        return tuple(
+            run_loadgen(
+                scenario,
+                candidate.loaded.bind,
+                samples.astype(candidate.loaded.input.dtype),
+                batch_size=settings.batch_size,
+                expected_ms=timing.latency.mean_ms,
+                seconds=settings.loadgen_seconds,
+            )
+            for scenario in settings.loadgen
+        )
+    except ModelFileError as error:
+        raise ModelFileError(f"{candidate.path}: {error}") from error
+
+
+def _cold_start(candidate: Candidate, split: Split | None, settings: BenchSettings) -> ColdStart:
+    shape = candidate.sample_shape(settings)
+    if split is not None and candidate.preprocessing is not None:
+        shape = candidate.preprocessing.input_shape
+    return cold_start(
+        candidate.path,
+        processes=settings.cold_starts,
+        engine=settings.engine,
+        batch_size=settings.batch_size,
+        threads=settings.threads,
+        input_shape=shape,
+    )
+
+
+def _difference(candidate: Candidate, split: Split | None, settings: BenchSettings) -> float | None:
+    """Largest difference of an output to onnxruntime's, relative to its largest one."""
+    if settings.engine == DEFAULT_ENGINE:
+        return None
+    fixed = candidate.loaded.input.shape[0]
+    size = fixed if isinstance(fixed, int) else COMPARED_SAMPLES
+    samples = candidate.batch(split, settings, size)
+    expected = run_batch(open_session(candidate.path, validate=False), samples)
+    largest = float(np.abs(expected).max()) or 1.0
+    return float(np.abs(candidate.loaded.classify(samples) - expected).max()) / largest
