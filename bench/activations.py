@@ -1,12 +1,12 @@
 """The most memory that activations need at once.
 
-The graph runs in the file's order with a buffer for each activation from the node that makes it to
-the last node that reads it; a node's inputs and outputs exist together. Stored tensors and what is
-computed from them alone are no activations. A view (Reshape and its like) has its input's buffer.
-Quantization counts as runtimes fuse it: the float copy behind a DequantizeLinear has the quantized
-tensor's buffer, and a tensor that only a QuantizeLinear reads has that of its quantized output.
-No other operator is taken to work in place. This is what the graph asks for, not what a runtime's
-allocator takes.
+There is a buffer for each activation from the node that makes it to the last node that reads it; a
+node's inputs and outputs exist together. Stored tensors and what is computed from them alone are no
+activations. A view (Reshape and its like) has its input's buffer. Quantization counts as runtimes
+fuse it: the float copy behind a DequantizeLinear has the quantized tensor's buffer, and a tensor
+that only a QuantizeLinear reads has that of its quantized output. No other operator is taken to
+work in place. This is what the graph asks for, in the order of the file and in the best order that
+`execution_order` finds; what a runtime's allocator takes is measured by `arena`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from edgekit.bench.execution_order import Buffer, Flow, Peak, least_peak
 from edgekit.bench.shapes import elements, graph_inputs, operator, static_shape, subgraphs
 from edgekit.bench.weights import RESHAPES, value_type
 
 _VIEWS = (RESHAPES - {"Transpose"}) | {"DequantizeLinear", "Dropout"}
 
 
-def peak_bytes(model: ir.Model) -> int | None:
+def activation_peak(model: ir.Model) -> Peak | None:
     """Bytes of the largest set of activations alive at one node.
 
     Args:
         model: A model as `shapes.with_static_shapes` returns it.
 
     Returns:
-        Bytes, or None where the shape of an activation is not known.
+        Bytes by order, or None where the shape of an activation is not known.
     """
     try:
         return _graph_peak(model.graph, graph_inputs(model))
@@ -40,26 +41,52 @@ class _UnknownShapeError(Exception):
     pass
 
 
-def _graph_peak(graph: ir.Graph, inputs: list[ir.Value]) -> int:
-    buffers = _buffers(graph, inputs)
-    last_use = _last_uses(graph, buffers)
-    starts: dict[ir.Value, int] = {buffers[value]: 0 for value in inputs}
-    nodes = list(graph)
-    for position, node in enumerate(nodes):
-        for output in node.outputs:
-            if output in buffers:
-                starts.setdefault(buffers[output], position)
-    change = [0] * (len(nodes) + 1)
-    for root, start in starts.items():
-        size = _bytes(root)
-        change[start] += size
-        change[max(last_use.get(root, start), start) + 1 if nodes else 0] -= size
-    alive, peak = 0, 0
-    for position, node in enumerate(nodes):
-        alive += change[position]
-        inner = max((_graph_peak(body, list(body.inputs)) for body in subgraphs(node)), default=0)
-        peak = max(peak, alive + inner)
+def _graph_peak(graph: ir.Graph, inputs: list[ir.Value]) -> Peak:
+    roots = _buffers(graph, inputs)
+    steps = [node for node in graph if _moves_activations(node, roots)]
+    bodies = [_bodies_peak(node) for node in steps]
+    position = {node: index for index, node in enumerate(steps)}
+    writers = dict.fromkeys(roots.values(), 0)
+    users = dict(writers)
+    needs = []
+    for index, node in enumerate(steps):
+        before = 0
+        for value in node.outputs:
+            if value in roots:
+                writers[roots[value]] |= 1 << index
+                users[roots[value]] |= 1 << index
+        for read in _reads(node):
+            if read is None or read not in roots:
+                continue
+            users[roots[read]] |= 1 << index
+            producer = read.producer()
+            if producer is not None and producer in position:
+                before |= 1 << position[producer]
+        needs.append(before)
+    kept = {roots[value] for value in graph.outputs if value in roots}
+    buffers = [Buffer(_bytes(r), writers[r], users[r], r in kept) for r in writers]
+    peak = least_peak(Flow(needs, [body.best for body in bodies], buffers))
+    if any(body != Peak(0, 0, 0) for body in bodies):
+        worse = least_peak(Flow(needs, [body.file_order for body in bodies], buffers))
+        bound = least_peak(Flow(needs, [body.lower_bound for body in bodies], buffers))
+        return Peak(peak.best, worse.file_order, bound.lower_bound)
     return peak
+
+
+def _bodies_peak(node: ir.Node) -> Peak:
+    """Of a control-flow node, the body that needs most."""
+    peaks = [_graph_peak(body, list(body.inputs)) for body in subgraphs(node)]
+    return Peak(
+        max((peak.best for peak in peaks), default=0),
+        max((peak.file_order for peak in peaks), default=0),
+        max((peak.lower_bound for peak in peaks), default=0),
+    )
+
+
+def _moves_activations(node: ir.Node, roots: dict[ir.Value, ir.Value]) -> bool:
+    return any(value in roots for value in node.outputs) or any(
+        value in roots for value in _reads(node)
+    )
 
 
 def _buffers(graph: ir.Graph, inputs: list[ir.Value]) -> dict[ir.Value, ir.Value]:
@@ -111,19 +138,6 @@ def _reads(node: ir.Node) -> Iterator[ir.Value | None]:
     for body in subgraphs(node):
         for inner in body:
             yield from _reads(inner)
-
-
-def _last_uses(graph: ir.Graph, buffers: dict[ir.Value, ir.Value]) -> dict[ir.Value, int]:
-    last_use: dict[ir.Value, int] = {}
-    for position, node in enumerate(graph):
-        for value in _reads(node):
-            if value is not None and value in buffers:
-                last_use[buffers[value]] = position
-    end = len(graph) - 1
-    for value in graph.outputs:
-        if value in buffers:
-            last_use[buffers[value]] = end
-    return last_use
 
 
 def _bytes(value: ir.Value) -> int:

@@ -14,9 +14,10 @@ from math import prod
 
 import onnx_ir as ir
 
-from edgekit.bench.activations import peak_bytes
+from edgekit.bench.activations import activation_peak
 from edgekit.bench.decoders import constant_nodes, find_decoders
 from edgekit.bench.einsum import repeats_labels
+from edgekit.bench.execution_order import Peak
 from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule, operands
 from edgekit.bench.params import Parameter, Role, parameters
 from edgekit.bench.precision import model_precision
@@ -87,15 +88,20 @@ class Counts:
         parameters: Every stored tensor with its role.
         nodes: Every node, subgraphs included, in the file's order.
         uncounted_ops: Operators whose MACs are not known, sorted; the totals lack them.
-        peak_activation_bytes: See `activations`; None where a shape is not known.
+        activations: See `activations`; None where a shape is not known.
         precision: See `precision.model_precision`.
     """
 
     parameters: tuple[Parameter, ...]
     nodes: tuple[NodeCount, ...]
     uncounted_ops: tuple[str, ...]
-    peak_activation_bytes: int | None
+    activations: Peak | None
     precision: str
+
+    @property
+    def peak_activation_bytes(self) -> int | None:
+        """Bytes of activations alive at once in the best order found."""
+        return None if self.activations is None else self.activations.best
 
     @property
     def learned(self) -> tuple[Parameter, ...]:
@@ -148,14 +154,20 @@ def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> C
     counter = _Counter(stored, constant)
     batch = _batch(work)
     nodes = counter.graph(work.graph)
-    peak = peak_bytes(work)
     return Counts(
         parameters=tuple(stored),
         nodes=tuple(_per_sample(node, batch) for node in nodes),
         uncounted_ops=tuple(sorted(counter.uncounted)),
-        peak_activation_bytes=None if peak is None else -(-peak // batch),
+        activations=_peak_per_sample(work, batch),
         precision=model_precision(work),
     )
+
+
+def _peak_per_sample(model: ir.Model, batch: int) -> Peak | None:
+    peak = activation_peak(model)
+    if peak is None or batch == 1:
+        return peak
+    return Peak(-(-peak.best // batch), -(-peak.file_order // batch), -(-peak.lower_bound // batch))
 
 
 class _Counter:

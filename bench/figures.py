@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,13 @@ class Figures:
         macs: Multiply-accumulates for one sample.
         effective_macs: Those with non-zero weights.
         uncounted_ops: Operators whose MACs are not known.
-        peak_activation_bytes: See `activations`; None where a shape is not known.
+        peak_activation_bytes: In the best order found, see `activations`; None where a shape is
+            not known.
         score: Both scores.
+        file_order_bytes: Peak of the activations in the order of the file.
+        lower_bound_bytes: Bytes of activations that no order can do without.
+        arena_bytes: What onnxruntime's arena took, see `arena`; None where that was not measured.
+        conventions: What the scores leave open.
     """
 
     path: str
@@ -49,6 +54,10 @@ class Figures:
     uncounted_ops: tuple[str, ...]
     peak_activation_bytes: int | None
     score: Scores
+    file_order_bytes: int | None = None
+    lower_bound_bytes: int | None = None
+    arena_bytes: int | None = None
+    conventions: ScoreConventions = field(default_factory=ScoreConventions)
 
     def identity_json(self) -> dict[str, Any]:
         """The keys that name the file."""
@@ -73,7 +82,12 @@ class Figures:
                 "effective": self.effective_macs,
                 "uncounted_ops": list(self.uncounted_ops),
             },
-            "activations": {"peak_bytes": self.peak_activation_bytes},
+            "activations": {
+                "peak_bytes": self.peak_activation_bytes,
+                "file_order_bytes": self.file_order_bytes,
+                "lower_bound_bytes": self.lower_bound_bytes,
+                "arena_bytes": self.arena_bytes,
+            },
         }
 
     def score_json(self) -> dict[str, float]:
@@ -93,6 +107,7 @@ def read_figures(
         ModelFileError: the file is damaged, or an operator's shapes cannot be inferred.
     """
     counts = count(model, input_shapes)
+    peak = counts.activations
     figures = Figures(
         path=str(path),
         sha256=file_sha256(path),
@@ -107,6 +122,9 @@ def read_figures(
         uncounted_ops=counts.uncounted_ops,
         peak_activation_bytes=counts.peak_activation_bytes,
         score=score(counts, conventions),
+        file_order_bytes=peak.file_order if peak else None,
+        lower_bound_bytes=peak.lower_bound if peak else None,
+        conventions=conventions or ScoreConventions(),
     )
     return figures, counts
 
