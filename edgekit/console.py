@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[int, int], None]
@@ -27,21 +28,39 @@ def messages() -> Console:
     return _console(sys.stderr.isatty(), stderr=True)
 
 
+def fits(renderable: RenderableType) -> bool:
+    """Whether standard output shows it without breaking its lines."""
+    target = output()
+    return (
+        Measurement.get(target, target.options.update(width=WIDE_COLUMNS), renderable).maximum
+        <= target.width
+    )
+
+
 def _console(is_terminal: bool, *, stderr: bool) -> Console:
     width = None if is_terminal or "COLUMNS" in os.environ else WIDE_COLUMNS
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+    # Names out of a model are shown as they are, brackets and all.
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False)
 
 
 def say(line: str) -> None:
-    """Tell the user something, on one line however long."""
-    messages().print(line, markup=False, soft_wrap=True)
+    """Tell the user something, on one line however long, whatever names are in it."""
+    printable = "".join(character if character.isprintable() else " " for character in line)
+    messages().print(printable, soft_wrap=True)
 
 
 class _Spoken(logging.Handler):
-    """Says each record, with its level in front."""
+    """Says each record once, with its level in front, however many models it holds for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname.lower()}: {record.getMessage()}")
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
 
 
 def log_to_standard_error() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -168,7 +168,7 @@ def _packing_rows(report: PackReport | None) -> Iterable[tuple[str, str]]:
 
 
 def print_bench(report: BenchReport, format_: Format) -> None:
-    """Models side by side."""
+    """Models side by side; one under the other where a terminal is too narrow for that."""
     if format_ is Format.JSON:
         _print_json(report.to_json())
         return
@@ -176,8 +176,18 @@ def print_bench(report: BenchReport, format_: Format) -> None:
     table = _table(described[0][0], *(f">{title}" for title, _ in described[1:]))
     for row in zip(*(cells for _, cells in described), strict=True):
         table.add_row(*row)
-    table.caption = "\n".join([heading(report), *notes(report)])
-    _print(table)
+    caption = "\n".join([heading(report), *notes(report)])
+    if console.fits(table):
+        table.caption = caption
+        _print(table)
+        return
+    *models, last = zip(*(cells for _, cells in described), strict=True)
+    titles = [title for title, _ in described]
+    for model in models:
+        _print(_pairs([*zip(titles, model, strict=True), ("", "")]))
+    pairs = _pairs(zip(titles, last, strict=True))
+    pairs.caption, pairs.caption_justify = caption, "left"
+    _print(pairs)
 
 
 def print_inspection(inspection: Inspection, format_: Format) -> None:
@@ -259,13 +269,15 @@ def _table(*titles: str) -> Table:
     table = Table(box=None, header_style="bold", caption_justify="left", pad_edge=False)
     for title in titles:
         right = title.startswith(">")
-        table.add_column(title.removeprefix(">"), justify="right" if right else "left")
+        justify: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(title.removeprefix(">"), justify=justify, overflow="fold")
     return table
 
 
 def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(value))
     return table

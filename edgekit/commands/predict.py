@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.commands.images import AS_STORED, Normalization
 from edgekit.export.graph import load_graph
 from edgekit.runtime.data.source import decode_image
+from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session, run_batch
 
 
@@ -54,9 +55,16 @@ def predict_images(
     for image in images:
         pixels = decode_image(image, preprocessing.image_shape)
         logits = run_batch(session, preprocessing(pixels[None]))
+        if not np.isfinite(logits).all():
+            raise ModelFileError(f"{path}: its outputs on {image} are not finite; it is broken")
         probabilities = softmax(logits)[0]
         best = np.argsort(-probabilities, kind="stable")[:top]
         names = preprocessing.class_names or tuple(map(str, range(len(probabilities))))
+        if len(names) != len(probabilities):
+            raise ModelFileError(
+                f"{path}: has {len(probabilities)} outputs but names {len(names)} classes; "
+                "export it again"
+            )
         predictions.append(
             Prediction(
                 image,

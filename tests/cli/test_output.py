@@ -1,0 +1,101 @@
+"""What is shown: names as they are, each warning once, nothing cut off, nothing made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from PIL import Image
+
+from edgekit.runtime.preprocessing import Preprocessing
+
+Edgekit = Callable[..., Any]
+
+NETWORK = """
+<ir_version: 8, opset_import: ["" : 17]>
+pets (float[batch, 3, 4, 4] input) => (float[batch, 2] logits)
+{
+    pooled = GlobalAveragePool(input)
+    flat = Flatten(pooled)
+    logits = Gemm<transB = 1>(flat, weight)
+}
+"""
+
+
+def network(path: Path, weight: float = 1.0, metadata: dict[str, str] | None = None) -> Path:
+    model = onnx.parser.parse_model(NETWORK)
+    values = np.full((2, 3), weight, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "weight"))
+    for node in model.graph.node:
+        node.name = f"[/red]{node.op_type}[bold]"
+    onnx.helper.set_model_props(model, metadata or {})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for shade in (10, 200):
+            Image.new("RGB", (4, 4), (shade, 9, 90)).save(tmp_path / f"pets/{name}/{shade}.png")
+    return tmp_path / "pets"
+
+
+def test_brackets_in_names_are_shown_not_obeyed(edgekit: Edgekit, tmp_path: Path) -> None:
+    result = edgekit("inspect", network(tmp_path / "m.onnx"))
+    assert result.status == 0
+    assert "[/red]Gemm[bold]" in result.out
+
+
+def test_a_message_is_one_line_whatever_a_name_holds(edgekit: Edgekit, tmp_path: Path) -> None:
+    result = edgekit("inspect", tmp_path / "no\nsuch\x1b[31m.onnx")
+    assert result.status == 2
+    assert result.err.count("\n") == 1
+    assert "\x1b" not in result.err
+
+
+def test_a_warning_that_holds_for_many_models_is_given_once(
+    edgekit: Edgekit, tmp_path: Path, pets: Path
+) -> None:
+    models = [network(tmp_path / f"{name}.onnx") for name in "ab"]
+    result = edgekit("bench", *models, "--data", pets, "--iterations", 1, "--warmup", 0)
+    assert result.status == 0
+    assert result.err.count("warning:") == 1
+
+
+def test_a_bench_on_a_narrow_terminal_loses_nothing(
+    edgekit: Edgekit, tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network(tmp_path / "a.onnx")
+    command = ("bench", model, model, "--data", pets, "--iterations", 1, "--warmup", 0)
+    wide = edgekit(*command).out
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = edgekit(*command).out
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert "…" not in narrow
+    assert narrow.count("50.00% (15.0% to 85.0%)") == wide.count("50.00% (15.0% to 85.0%)") == 2
+
+
+def test_predict_refuses_numbers_that_are_none(
+    edgekit: Edgekit, tmp_path: Path, pets: Path
+) -> None:
+    model = network(tmp_path / "m.onnx", weight=float("nan"))
+    result = edgekit("predict", model, pets / "cat" / "10.png", "--format", "json")
+    assert result.status == 2
+    assert "not finite" in result.err
+
+
+def test_predict_refuses_names_that_do_not_fit_the_outputs(
+    edgekit: Edgekit, tmp_path: Path, pets: Path
+) -> None:
+    names = Preprocessing(4, 4, (0.5,) * 3, (0.2,) * 3, ("only",)).to_metadata()
+    model = network(tmp_path / "m.onnx", metadata=names)
+    result = edgekit("predict", model, pets / "cat" / "10.png")
+    assert result.status == 2
+    assert "has 2 outputs but names 1 classes" in result.err
