@@ -95,7 +95,13 @@ def cast_like(array: NDArray[np.float64], value: ir.Value | None, role: str) -> 
 
 
 def write_constant(
-    model: ir.Model, node: ir.Node, index: int, array: NDArray[Any], stem: str
+    model: ir.Model,
+    node: ir.Node,
+    index: int,
+    array: NDArray[Any],
+    stem: str,
+    *,
+    taken: set[str] | None = None,
 ) -> None:
     """Make an array the constant input of a node.
 
@@ -107,6 +113,7 @@ def write_constant(
         index: Which of its inputs.
         array: The new value, in the type the node takes.
         stem: Name of a new initializer, made unique with a number.
+        taken: The model's names, for many calls in a row; a new name is added to them.
     """
     old = node.inputs[index] if index < len(node.inputs) else None
     if (
@@ -120,7 +127,7 @@ def write_constant(
         old.type = ir.TensorType(old.const_value.dtype)
         return
     assert node.graph is not None
-    name = _fresh_name(model, stem)
+    name = _fresh_name(names(model) if taken is None else taken, stem)
     tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -130,6 +137,12 @@ def write_constant(
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)
     drop_unread((old,))
+
+
+def names(model: ir.Model) -> set[str]:
+    """Every name of a value in the model, subgraphs included."""
+    values = (value for graph in model.graphs() for value in _all_values(graph))
+    return {value.name for value in values if value.name is not None}
 
 
 def bias_stem(node: ir.Node) -> str:
@@ -201,12 +214,12 @@ def _where_from(value: ir.Value | None) -> str:
     return f"{value.name} is computed by {producer.op_type}, not stored"
 
 
-def _fresh_name(model: ir.Model, stem: str) -> str:
-    taken = {value.name for graph in model.graphs() for value in _all_values(graph)}
+def _fresh_name(taken: set[str], stem: str) -> str:
     name, number = stem, 0
     while name in taken:
         number += 1
         name = f"{stem}_{number}"
+    taken.add(name)
     return name
 
 
