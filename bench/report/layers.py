@@ -10,8 +10,8 @@ from edgekit.bench.report.results_file import Entry, NodeEntry
 from edgekit.bench.report.style import ACCENT, plot_style, svg
 from edgekit.bench.report.table import count_text
 
-_WIDTH_INCHES = 7.4
-_ROW_INCHES = 0.16
+_WIDTH_INCHES = 9.6
+_ROW_INCHES = 0.17
 _FRAME_INCHES = 0.55
 _LONGEST_NAME = 34
 # More rows than these are no longer looked at one by one; the costliest stay.

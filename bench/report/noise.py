@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from edgekit.bench.report.front import Candidate, elided
 from edgekit.bench.report.style import SURFACE, color, marker, plot_style, svg
 
-_WIDTH_INCHES = 7.4
-_ROW_INCHES = 0.16
+_WIDTH_INCHES = 9.6
+_ROW_INCHES = 0.17
 _FRAME_INCHES = 0.6
 _LONGEST_NAME = 34
 # Beyond this a float32 model differs from another by rounding alone.

@@ -29,7 +29,7 @@ def origin_pairs(entry: Entry) -> Pairs:
     noted = {key: value for key, value in entry.provenance.items() if key != "precision"}
     if not noted:
         pairs.append(("noted", ["nothing"]))
-    return pairs + _pairs(noted)
+    return pairs + setting_pairs(noted)
 
 
 def run_pairs(run: Run) -> Pairs:
@@ -39,15 +39,18 @@ def run_pairs(run: Run) -> Pairs:
         ("processor", [run.cpu]),
         ("onnxruntime", [run.onnxruntime]),
     ]
-    return pairs + _pairs({key: value for key, value in run.settings.items() if value is not None})
+    return pairs + setting_pairs(
+        {key: value for key, value in run.settings.items() if value is not None}
+    )
 
 
-def _pairs(values: Mapping[str, Any], prefix: str = "") -> Pairs:
+def setting_pairs(values: Mapping[str, Any], prefix: str = "") -> Pairs:
+    """Settings by name; those inside others as `outer, inner`."""
     found: Pairs = []
     for key, value in values.items():
         name = printable(f"{prefix}{key}".replace("_", " "))
         if isinstance(value, dict) and value and prefix.count(",") < _DEEPEST:
-            found += _pairs(value, f"{prefix}{key}, ")
+            found += setting_pairs(value, f"{prefix}{key}, ")
         elif isinstance(value, list) and value:
             words = [_word(one) for one in value]
             line = ", ".join(words)

@@ -21,7 +21,7 @@ from edgekit.bench.report.front import COSTS, drawable, front_svg
 from edgekit.bench.report.layers import MOST_ROWS, layers_svg, shown_measures, shown_nodes
 from edgekit.bench.report.mistakes import MOST_CLASSES, confusion_svg, mistakes
 from edgekit.bench.report.noise import ROUNDING_DB, noise_layers, noise_svg
-from edgekit.bench.report.origin import origin_pairs, run_pairs
+from edgekit.bench.report.origin import origin_pairs, run_pairs, setting_pairs
 from edgekit.bench.report.report_models import ReportModel, report_models
 from edgekit.bench.report.results_file import Run
 from edgekit.bench.report.style import mark_svg
@@ -328,7 +328,8 @@ def _calibration(one: CalibrationEntry, index: int, markup: type[Markup]) -> dic
         }
 
     plots = [plot(place, tensor) for place, tensor in enumerate(by_clipping(one.tensors))]
-    settings = ", ".join(f"{key} {value}" for key, value in one.settings.items())
+    pairs = setting_pairs(one.settings)
+    settings = ", ".join(f"{key} {' '.join(values)}" for key, values in pairs)
     return {
         "name": PurePath(one.model).name,
         "summary": f"{len(plots)} tensors; {settings}",
