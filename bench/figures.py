@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgekit.bench.count import Counts, count
 from edgekit.bench.scores import ScoreConventions, Scores, score
 from edgekit.bench.shapes import Shape
+from edgekit.runtime.errors import CheckFailedError
 from edgekit.runtime.model_file import model_files, read_model
 
 
@@ -127,6 +128,20 @@ def read_figures(
         conventions=conventions or ScoreConventions(),
     )
     return figures, counts
+
+
+def check_counted(figures: Iterable[Figures]) -> None:
+    """Fail where a model has operators whose MACs are not counted.
+
+    Raises:
+        CheckFailedError: one has; the message names them.
+    """
+    for model in figures:
+        if model.uncounted_ops:
+            raise CheckFailedError(
+                f"{model.path}: no rule counts the MACs of {', '.join(model.uncounted_ops)}; its "
+                "totals lack them (leave out --strict to have them all the same)"
+            )
 
 
 def file_sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgekit.bench.count import NodeCount
 from edgekit.bench.figures import Figures, read_figures
+from edgekit.bench.scores import ScoreConventions
 from edgekit.bench.shapes import Shape, graph_inputs
 from edgekit.export.graph import load_graph, metadata
 
@@ -58,6 +59,7 @@ class Inspection:
             **self.figures.identity_json(),
             **self.figures.counts_json(),
             "score": self.figures.score_json(),
+            "settings": {"score": asdict(self.figures.conventions)},
             "producer": self.producer,
             "inputs": [_tensor_json(tensor) for tensor in self.inputs],
             "outputs": [_tensor_json(tensor) for tensor in self.outputs],
@@ -67,18 +69,23 @@ class Inspection:
         }
 
 
-def inspect_model(path: Path, input_shapes: Mapping[str, Shape] | None = None) -> Inspection:
+def inspect_model(
+    path: Path,
+    input_shapes: Mapping[str, Shape] | None = None,
+    conventions: ScoreConventions | None = None,
+) -> Inspection:
     """Read and count one model file.
 
     Args:
         path: An ONNX file.
         input_shapes: Shapes of inputs by name, for axes that are open in the file.
+        conventions: What the MicroNet rules leave open.
 
     Raises:
         ModelFileError: the file is damaged, or an operator's shapes cannot be inferred.
     """
     model = load_graph(path)
-    figures, counts = read_figures(path, model, input_shapes)
+    figures, counts = read_figures(path, model, input_shapes, conventions)
     return Inspection(
         figures=figures,
         producer=f"{model.producer_name or ''} {model.producer_version or ''}".strip(),

@@ -366,12 +366,18 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    strict: options.Strict = False,
+    mask_bits: options.MaskBits = 1,
+    accumulator_bits: options.AccumulatorBits = 32,
+    free_16_bits: options.Free16Bits = False,
     input_shape: options.InputShape = None,
     mean: options.Mean = None,
     std: options.Std = None,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Measure models side by side: accuracy, counts, size, latency, scores."""
+    from edgekit.bench.figures import check_counted
+    from edgekit.bench.scores import ScoreConventions
     from edgekit.bench.settings import BenchSettings
     from edgekit.commands.bench import bench_files, check_accuracy
     from edgekit.commands.images import DataSource
@@ -386,12 +392,15 @@ def bench(
         mean=options.parse_numbers(mean),
         std=options.parse_numbers(std),
         input_shapes=options.parse_shapes(input_shape),
+        conventions=ScoreConventions(mask_bits, accumulator_bits, free_16_bits),
         noise_images=signal_to_noise,
     )
     source = None if data is None else DataSource(data, data_dir, download)
     report = bench_files(models, source, split.value, settings)
     print_bench(report, format_)
     check_accuracy(report, min_accuracy)
+    if strict:
+        check_counted(model.figures for model in report.models)
 
 
 @app.command()
@@ -447,6 +456,10 @@ def inspect(
         typer.Option(metavar="NEW.onnx", help="... with what was made of it.", show_default=False),
     ] = None,
     input_shape: options.InputShape = None,
+    strict: options.Strict = False,
+    mask_bits: options.MaskBits = 1,
+    accumulator_bits: options.AccumulatorBits = 32,
+    free_16_bits: options.Free16Bits = False,
     netron: Annotated[
         bool,
         typer.Option("--netron", help="Open the graph in Netron with our figures, until Ctrl-C."),
@@ -466,11 +479,18 @@ def inspect(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Show what is in a file, or what differs between two, node by node."""
+    from dataclasses import replace
+
     from edgekit.bench.graph_diff import GraphDiff
+    from edgekit.bench.scores import ScoreConventions
     from edgekit.commands.inspect import Subject, show_in_netron
     from edgekit.tables import print_diff, print_inspection
 
-    subject = Subject.chosen(model, before, after, options.parse_shapes(input_shape))
+    subject = replace(
+        Subject.chosen(model, before, after, options.parse_shapes(input_shape)),
+        conventions=ScoreConventions(mask_bits, accumulator_bits, free_16_bits),
+        strict=strict,
+    )
     if results is not None and not netron:
         raise InputError("--results are shown in Netron alone: add --netron")
     found = subject.inspect()
@@ -485,6 +505,7 @@ def inspect(
         show_in_netron(subject, found, report, results=results, port=port, browse=browser)
     else:
         report()
+    subject.check(found)
 
 
 @app.command()

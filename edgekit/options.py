@@ -149,3 +149,21 @@ def with_pack_form(arguments: list[str]) -> list[str]:
         f"--pack={Pack.INLINE}" if argument == "--pack" and after not in set(Pack) else argument
         for argument, after in zip(arguments, following, strict=True)
     ]
+
+
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Fail (exit status 1) if an operator's MACs are not counted."),
+]
+MaskBits = Annotated[
+    int, typer.Option(min=0, help="MicroNet score: bits an element of a sparse tensor's mask.")
+]
+AccumulatorBits = Annotated[
+    int, typer.Option(min=1, help="MicroNet score: width of an addition in bits.")
+]
+Free16Bits = Annotated[
+    bool,
+    typer.Option(
+        "--free-16-bits", help="MicroNet score: count 32 bits as 16 where nothing is below 16."
+    ),
+]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit import console
+from edgekit.bench.figures import Figures
 from edgekit.bench.graph_diff import Change, GraphDiff
 from edgekit.bench.inspect_model import Inspection, Tensor
 from edgekit.bench.report.table import bytes_text, columns, heading, notes
@@ -196,7 +197,6 @@ def print_inspection(inspection: Inspection, format_: Format) -> None:
         _print_json(inspection.to_json())
         return
     figures = inspection.figures
-    peak = figures.peak_activation_bytes
     rows = [
         ("file", f"{figures.path} ({bytes_text(figures.file_bytes)}, sha256 {figures.sha256})"),
         ("producer", inspection.producer or "not stated"),
@@ -208,9 +208,10 @@ def print_inspection(inspection: Inspection, format_: Format) -> None:
         ("stored values", f"{figures.stored_bits:,} bits"),
         ("MACs", f"{figures.macs:,}, of which {figures.effective_macs:,} with non-zero weights"),
         ("uncounted operators", ", ".join(figures.uncounted_ops) or "none"),
-        ("peak activations", "not known" if peak is None else f"{peak:,} bytes"),
+        ("peak activations", _peak(figures)),
         ("IMT score", f"{figures.score.imt:.5f}"),
         ("MicroNet 2019 score", f"{figures.score.micronet2019:.5f}"),
+        *((f"setting {key}", str(value)) for key, value in asdict(figures.conventions).items()),
         *inspection.metadata.items(),
     ]
     table = _table("node", "operator", "output", ">params", ">non-zero", ">MACs", ">effective")
@@ -219,6 +220,14 @@ def print_inspection(inspection: Inspection, format_: Format) -> None:
         counts = (node.params, node.nonzero, node.macs, node.effective_macs)
         table.add_row(node.name, node.op_type, shape, *(f"{n:,}" if n else "" for n in counts))
     _print(_pairs(rows), table)
+
+
+def _peak(figures: Figures) -> str:
+    best, in_order = figures.peak_activation_bytes, figures.file_order_bytes
+    if best is None or in_order is None:
+        return "not known"
+    proof = "" if best == figures.lower_bound_bytes else f", at least {figures.lower_bound_bytes:,}"
+    return f"{best:,} bytes in the best order found{proof}; {in_order:,} in the file's order"
 
 
 def print_diff(diff: GraphDiff, format_: Format) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import console
+from edgekit.bench.figures import check_counted
 from edgekit.bench.graph_diff import GraphDiff, diff_graphs
 from edgekit.bench.inspect_model import Inspection, inspect_model
+from edgekit.bench.scores import ScoreConventions
 from edgekit.bench.shapes import Shape
 from edgekit.export.graph import load_graph
 from edgekit.runtime.errors import InputError
@@ -22,11 +24,15 @@ class Subject:
         before: The model; of two, the older.
         after: The newer of two; None for one.
         input_shapes: Shapes of inputs by name, for axes that are open in the files.
+        conventions: What the MicroNet rules leave open.
+        strict: An operator whose MACs are not counted is an error.
     """
 
     before: Path
     after: Path | None
     input_shapes: Mapping[str, Shape]
+    conventions: ScoreConventions = field(default_factory=ScoreConventions)
+    strict: bool = False
 
     @classmethod
     def chosen(
@@ -58,8 +64,20 @@ class Subject:
             ModelFileError: a file is damaged, or an operator's shapes cannot be inferred.
         """
         if self.after is None:
-            return inspect_model(self.before, self.input_shapes)
+            return inspect_model(self.before, self.input_shapes, self.conventions)
         return diff_graphs(load_graph(self.before), load_graph(self.after))
+
+    def check(self, found: Inspection | GraphDiff) -> None:
+        """Fail, where `strict` asks for it, if an operator's MACs are not counted.
+
+        Raises:
+            CheckFailedError: one is not.
+            InputError: two models were compared, of which nothing is counted.
+        """
+        if self.strict and isinstance(found, GraphDiff):
+            raise InputError("--strict is for one model: leave out --before and --after")
+        if self.strict and isinstance(found, Inspection):
+            check_counted([found.figures])
 
 
 def show_in_netron(
