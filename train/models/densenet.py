@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from edgekit.runtime.errors import RecipeError
 from edgekit.train.models.layers import (
     HalvePool,
+    PositiveBatchNorm2d,
     check_groups,
     check_odd,
     check_range,
@@ -54,6 +55,8 @@ class DenseNetConfig:
         groups: Groups of the 3x3 convolutions; one number, or one a block.
         order: "pre" for BN-ReLU-Conv, "post" for Conv-BN-ReLU.
         dropout: Probability of dropping an activation after each layer.
+        positive_scales: Whether normalizations before a ReLU scale by positive factors only, which
+            lets the export turn each into one Max; for order "pre".
     """
 
     blocks: tuple[int, ...] = (6, 6, 6)
@@ -67,6 +70,7 @@ class DenseNetConfig:
     groups: int | tuple[int, ...] = 1
     order: Order = "pre"
     dropout: float = 0.0
+    positive_scales: bool = False
 
     def __post_init__(self) -> None:
         check_range("blocks", self.blocks, 1, 256)
@@ -80,6 +84,10 @@ class DenseNetConfig:
         if not 0 < self.compression <= 1:
             raise RecipeError(f"compression {self.compression} must be above 0 and at most 1")
         check_range("dropout", self.dropout, 0, 0.95)
+        if self.positive_scales and self.order != "pre":
+            raise RecipeError(
+                'positive_scales is for order "pre": with "post" every normalization folds anyway'
+            )
         for block, (growth, groups) in enumerate(
             zip(self.growth_per_block, self.groups_per_block, strict=True)
         ):
@@ -137,13 +145,12 @@ class DenseNet(nn.Module):
             DenseBlock(config, block, start) for block, (start, _) in enumerate(widths)
         )
         self.transitions = nn.ModuleList(
-            _transition(config.order, end, following)
-            for (_, end), (following, _) in pairwise(widths)
+            _transition(config, end, following) for (_, end), (following, _) in pairwise(widths)
         )
         last = widths[-1][1]
         self.final = nn.Sequential()
         if config.order == "pre":
-            self.final.add_module("norm", nn.BatchNorm2d(last))
+            self.final.add_module("norm", _norm(config, last))
             self.final.add_module("relu", nn.ReLU(inplace=True))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(last, num_classes)
@@ -191,30 +198,37 @@ def _layer(config: DenseNetConfig, block: int, width: int) -> nn.Sequential:
     steps: OrderedDict[str, nn.Module] = OrderedDict()
     if config.bottleneck:
         narrow = config.bottleneck * growth
-        _add_unit(steps, "1", config.order, nn.Conv2d(width, narrow, 1, bias=False))
+        _add_unit(steps, "1", config, nn.Conv2d(width, narrow, 1, bias=False))
         width = narrow
     convolution = nn.Conv2d(width, growth, 3, padding=1, groups=groups, bias=False)
-    _add_unit(steps, "2", config.order, convolution)
+    _add_unit(steps, "2", config, convolution)
     if config.dropout:
         steps["dropout"] = nn.Dropout(config.dropout)
     return nn.Sequential(steps)
 
 
-def _transition(order: Order, width: int, narrowed: int) -> nn.Sequential:
+def _norm(config: DenseNetConfig, width: int) -> nn.BatchNorm2d:
+    return PositiveBatchNorm2d(width) if config.positive_scales else nn.BatchNorm2d(width)
+
+
+def _transition(config: DenseNetConfig, width: int, narrowed: int) -> nn.Sequential:
     steps: OrderedDict[str, nn.Module] = OrderedDict()
-    _add_unit(steps, "", order, nn.Conv2d(width, narrowed, 1, bias=False))
+    _add_unit(steps, "", config, nn.Conv2d(width, narrowed, 1, bias=False))
     steps["pool"] = HalvePool()
     return nn.Sequential(steps)
 
 
 def _add_unit(
-    steps: OrderedDict[str, nn.Module], suffix: str, order: Order, convolution: nn.Conv2d
+    steps: OrderedDict[str, nn.Module],
+    suffix: str,
+    config: DenseNetConfig,
+    convolution: nn.Conv2d,
 ) -> None:
     """Append convolution, normalization and ReLU in the order that is asked for."""
-    if order == "post":
+    if config.order == "post":
         steps[f"conv{suffix}"] = convolution
-    normalized = convolution.in_channels if order == "pre" else convolution.out_channels
-    steps[f"norm{suffix}"] = nn.BatchNorm2d(normalized)
+    normalized = convolution.in_channels if config.order == "pre" else convolution.out_channels
+    steps[f"norm{suffix}"] = _norm(config, normalized)
     steps[f"relu{suffix}"] = nn.ReLU(inplace=True)
-    if order == "pre":
+    if config.order == "pre":
         steps[f"conv{suffix}"] = convolution

@@ -21,6 +21,32 @@ class HalvePool(nn.Module):
         return functional.avg_pool2d(features, (min(2, height), min(2, width)))
 
 
+class PositiveBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization whose scale is the absolute value of its weight.
+
+    With a positive scale, the normalization and its ReLU are one Max a channel, see
+    export/passes/turn_batch_norm_into_threshold.py. The gradient of an absolute value is of full
+    size on either side of zero, so that no scale sticks. State and exported graph are those of a
+    plain BatchNorm2d: the exporter computes the absolute value.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] to the same shape; statistics as in BatchNorm2d."""
+        assert self.momentum is not None
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return functional.batch_norm(
+            features,
+            self.running_mean,
+            self.running_var,
+            self.weight.abs(),
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
 ) -> OrderedDict[str, nn.Module]:
