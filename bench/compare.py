@@ -99,7 +99,7 @@ def _result(candidate: Candidate, quality: Quality, speed: Speed) -> ModelResult
     if speed.profile is not None:
         details = replace(details, time_shares=node_shares(speed.profile, candidate.model))
     return ModelResult(
-        candidate.figures,
+        replace(candidate.figures, arena_bytes=speed.arena_bytes),
         quality.accuracy,
         speed.timing.latency,
         None if start is None else start.median.peak_bytes,

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.bench.arena import arena_bytes
 from edgekit.bench.candidate import Candidate
 from edgekit.bench.cold_start import ColdStart, cold_start
 from edgekit.bench.engines import DEFAULT_ENGINE
 from edgekit.bench.loadgen import LoadgenRun, run_loadgen
 from edgekit.bench.profile import Profile, profile_model
 from edgekit.bench.settings import BenchSettings
+from edgekit.bench.shapes import Shape
 from edgekit.bench.sweep import Timing, sweep_models, time_models
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import ModelFileError
@@ -34,6 +36,7 @@ class Speed:
     loadgen: tuple[LoadgenRun, ...]
     cold_start: ColdStart | None
     difference_to_onnxruntime: float | None
+    arena_bytes: int | None = None
 
 
 def measure_speed(
@@ -65,6 +68,7 @@ def measure_speed(
                 _loadgen(candidate, split, settings, timings[index]),
                 _cold_start(candidate, split, settings) if settings.cold_starts else None,
                 _difference(candidate, split, settings),
+                _arena(candidate, split, settings) if settings.cold_starts else None,
             )
         )
         report(_rest(settings), index + 1, len(candidates))
@@ -116,10 +120,25 @@ def _loadgen(
         raise ModelFileError(f"{candidate.path}: {error}") from error
 
 
-def _cold_start(candidate: Candidate, split: Split | None, settings: BenchSettings) -> ColdStart:
-    shape = candidate.sample_shape(settings)
+def _sample_shape(
+    candidate: Candidate, split: Split | None, settings: BenchSettings
+) -> Shape | None:
     if split is not None and candidate.preprocessing is not None:
-        shape = candidate.preprocessing.input_shape
+        return candidate.preprocessing.input_shape
+    return candidate.sample_shape(settings)
+
+
+def _arena(candidate: Candidate, split: Split | None, settings: BenchSettings) -> int | None:
+    if settings.engine != DEFAULT_ENGINE:
+        return None
+    shape, entry = _sample_shape(candidate, split, settings), candidate.loaded.input
+    batch = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else 1
+    shapes = {} if shape is None else {entry.name: (batch, *shape)}
+    return arena_bytes(candidate.path, threads=settings.threads, input_shapes=shapes)
+
+
+def _cold_start(candidate: Candidate, split: Split | None, settings: BenchSettings) -> ColdStart:
+    shape = _sample_shape(candidate, split, settings)
     return cold_start(
         candidate.path,
         processes=settings.cold_starts,

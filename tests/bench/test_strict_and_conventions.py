@@ -11,8 +11,10 @@ import onnx
 import onnx.parser
 import pytest
 
+from edgekit.bench.compare import bench_models
 from edgekit.bench.count import count
 from edgekit.bench.scores import ScoreConventions, micronet2019
+from edgekit.bench.settings import BenchSettings
 from edgekit.cli import main
 from edgekit.export.graph import load_graph
 
@@ -68,6 +70,19 @@ def test_bench_is_strict_too(run: Run, determinant: Path) -> None:
     status, out, _ = run(*arguments)
     assert status == 0
     assert json.loads(out)["models"][0]["activations"]["peak_bytes"] == (9 + 1) * 4
+
+
+def test_bench_tells_what_the_arena_took(classifier_file: Callable[..., Path]) -> None:
+    path = classifier_file(filters=256)
+
+    def benched(cold_starts: int) -> Any:
+        settings = BenchSettings(warmup=0, iterations=1, cold_starts=cold_starts)
+        return bench_models([path], settings=settings).to_json()["models"][0]["activations"]
+
+    found = benched(1)
+    assert found["arena_bytes"] > 256 * 64 * 4
+    assert found["lower_bound_bytes"] <= found["peak_bytes"] <= found["file_order_bytes"]
+    assert benched(0) == {**found, "arena_bytes": None}
 
 
 def test_conventions_are_chosen_and_stated(run: Run, classifier_file: Callable[..., Path]) -> None:
