@@ -73,7 +73,7 @@ def test_a_node_that_comes_is_added_and_its_neighbours_stay(graph: Graph) -> Non
     [
         ("Relu (b)", "Sigmoid (b)", "operator Relu to Sigmoid"),
         ("Relu (b)", "Relu (x)", "fed by other nodes"),
-        ("[1, 1]> (x", "[1, 1], group = 1> (x", "attribute group none to 1"),
+        ("[1, 1]> (x", "[1, 1], pads = [1, 1, 0, 0]> (x", "attribute pads none to [1, 1, 0, 0]"),
     ],
 )
 def test_each_difference_is_named(graph: Graph, old: str, new: str, reason: str) -> None:
@@ -81,6 +81,13 @@ def test_each_difference_is_named(graph: Graph, old: str, new: str, reason: str)
     diff = diff_graphs(model, graph(FOLDED.replace(old, new), **FOLDED_TENSORS))
     (changed,) = (node for node in diff.nodes if node.change is Change.CHANGED)
     assert reason in changed.reasons
+
+
+@pytest.mark.parametrize("said", ["group = 1", "strides = [1, 1]", 'auto_pad = "NOTSET"'])
+def test_a_default_that_is_said_is_no_difference(graph: Graph, said: str) -> None:
+    model = graph(FOLDED, **FOLDED_TENSORS)
+    other = FOLDED.replace("kernel_shape = [1, 1]", said)
+    assert diff_graphs(model, graph(other, **FOLDED_TENSORS)).counts["same"] == 3
 
 
 def test_shapes_and_types_of_weights_are_told_apart(graph: Graph) -> None:
@@ -123,6 +130,30 @@ def test_nodes_without_names_are_matched_by_their_outputs(graph: Graph) -> None:
     diff = diff_graphs(graph(bare, **FOLDED_TENSORS), graph(FOLDED, **FOLDED_TENSORS))
     assert diff.counts["same"] == 3
     assert diff.before()["b"].after == "first"
+
+
+def test_renamed_nodes_are_matched_by_their_place(graph: Graph) -> None:
+    renamed = NORMALIZED
+    for name, other in (("[norm] b", "[q] r"), ("(b)", "(r)"), ("[act] c", "[s] t"), ("(c", "(t")):
+        renamed = renamed.replace(name, other)
+    diff = diff_graphs(graph(NORMALIZED, **TENSORS), graph(renamed, **TENSORS))
+    assert diff.counts["same"] == 4
+    assert diff.before()["act"].after == "s"
+    folded = diff_graphs(graph(renamed, **TENSORS), graph(FOLDED, **FOLDED_TENSORS))
+    assert folded.before()["q"].change is Change.REMOVED
+
+
+def test_a_chain_of_new_names_is_followed_from_the_inputs(graph: Graph) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[2] x) => (float[2] y) { a = Relu (x)  b = Neg (a)  c = Abs (b)  y = Exp (c) }
+    """
+    other = text.replace("a =", "k =").replace("(a)", "(k)").replace("b =", "l =")
+    other = other.replace("(b)", "(l)").replace("c =", "m =").replace("(c)", "(m)")
+    assert diff_graphs(graph(text), graph(other)).counts["same"] == 4
+    twice = other.replace("l = Neg", "l0 = Neg (k)  l = Sin").replace("Sin (k)", "Sin (l0)")
+    counts = diff_graphs(graph(text), graph(twice)).counts
+    assert counts == {"same": 4, "changed": 0, "removed": 0, "added": 1}
 
 
 def test_nodes_of_subgraphs_are_compared(graph: Graph) -> None:
