@@ -26,7 +26,7 @@ from edgekit.export.packing.builder import Builder
 from edgekit.export.packing.check import Loaded, load
 from edgekit.export.packing.codebook import check_bits, share_values
 from edgekit.export.packing.decoder import FUNCTION_DOMAIN, MIN_OPSET, Blob, write_blob
-from edgekit.export.packing.slim import slim, slim_quantizers
+from edgekit.export.packing.slim import drop_suffixes, slim, slim_quantizers
 from edgekit.export.packing.storage import Packable, Storage, choose
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs
 from edgekit.runtime.errors import ModelFileError, PassError
@@ -46,6 +46,7 @@ _TYPES = (
 )
 # Readers of sizes and the like, which shape inference wants as constants.
 _STRUCTURAL = ("Resize", "Upsample", "Pad", "Tile", "Range", "Expand", "If", "Loop", "Scan")
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _MULTIPLIED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Model-local functions came with this version of the format.
 _FUNCTION_IR_VERSION = 8
@@ -184,6 +185,7 @@ def _attempt(
     source: ir.Model, form: Form, banned: set[Storage], small_quantizers: bool
 ) -> _Attempt:
     model = from_proto(to_proto(source))
+    drop_suffixes(model)
     keep = {
         str(value.name)
         for value in model.graph.initializers.values()
@@ -233,11 +235,12 @@ def _packables(model: ir.Model) -> list[Packable]:
 
 
 def _blobs(tensors: list[Packable], banned: set[Storage]) -> list[Blob]:
-    by_type: dict[np.dtype[Any], list[Packable]] = {}
+    """Tensors grouped by element type, by what they are for, and by how they are stored."""
+    by_kind: dict[tuple[np.dtype[Any], bool], list[Packable]] = {}
     for tensor in tensors:
-        by_type.setdefault(tensor.dtype, []).append(tensor)
+        by_kind.setdefault((tensor.dtype, _is_quantizer(tensor)), []).append(tensor)
     blobs = []
-    for alike in by_type.values():
+    for alike in by_kind.values():
         groups: dict[Storage, list[Packable]] = {}
         for tensor, storage in choose(alike, banned).items():
             groups.setdefault(storage, []).append(tensor)
@@ -253,6 +256,11 @@ def _add_functions(model: ir.Model, functions: Mapping[str, ir.Function]) -> Non
     for function in functions.values():
         function.graph.opset_imports[""] = model.opset_imports[""]
         model.functions[function.identifier()] = function
+
+
+def _is_quantizer(tensor: Packable) -> bool:
+    """Whether a tensor holds scales or zero points, which do not count as learned."""
+    return any(index and user.op_type in _QUANTIZERS for user, index in tensor.value.uses())
 
 
 def _is_weight(tensor: Packable) -> bool:

@@ -4,7 +4,8 @@
 2. Attributes at their default go, and the sizes of a Conv's kernel, which its weight has.
 3. Equal small constants become one.
 4. Names stay of inputs and outputs, of tensors of more than one axis, and of nodes that multiply
-   with weights; all others become a letter or two, or go.
+   with weights; all others become a letter or two, or go. A weight loses the suffix that
+   quantization gave it.
 5. `slim_quantizers`: an all-zero zero point of a Conv's weight goes, and its int32 bias becomes the
    float32 that it stands for. onnxruntime quantizes it again at load, to the same integers.
 """
@@ -26,10 +27,21 @@ from edgekit.export.passes.values import stored
 
 NAMED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
 
+_QUANTIZED = "_quantized"  # what onnxruntime's quantizer appends
 _SHARED_BYTES = 64
 # Defaults that the schema does not hold, since they depend on the rank.
 _RANK_DEFAULTS = {"dilations": 1, "strides": 1, "pads": 0, "output_padding": 0}
 _WINDOWED = ("Conv", "ConvTranspose", "AveragePool", "MaxPool")
+
+
+def drop_suffixes(model: ir.Model) -> None:
+    """Give quantized weights the names that they had as floats: rule 4."""
+    taken = {value.name for graph in model.graphs() for value in _values(graph)}
+    for value in list(model.graph.initializers.values()):
+        name = str(value.name).removesuffix(_QUANTIZED)
+        if name not in taken and not value.is_graph_output():
+            value.name = name
+            taken.add(name)
 
 
 def slim_quantizers(model: ir.Model) -> None:

@@ -13,6 +13,7 @@ that are multiplied and summed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -123,34 +124,43 @@ class Packable:
 
 
 def choose(tensors: list[Packable], banned: set[Storage]) -> dict[Packable, Storage]:
-    """The storage of each tensor that makes their file smallest; none where nothing pays.
+    """The storage of each tensor that makes their file small; none where nothing pays.
 
-    A storage is dropped again while the decoder that it needs costs more than it saves.
+    At first each tensor has the storage that is smallest for it alone; then storages are given up,
+    one by one, while the decoder that one needs costs more than it saves.
 
     Args:
         tensors: All of one element type.
         banned: Storages that may not be used.
     """
-    allowed = [storage for storage in STORAGES if storage not in banned]
-    while True:
-        costs = {tensor: _costs(tensor, allowed) for tensor in tensors}
-        chosen = {tensor: min(cost, key=lambda s: cost[s]) for tensor, cost in costs.items()}
-        gains = {storage: -float(storage.decoder_bytes) for storage in chosen.values() if storage}
-        for tensor, storage in chosen.items():
-            if storage is not None:
-                cost = costs[tensor]
-                others = (cost[other] for other in cost if other != storage)
-                gains[storage] += min(others) - cost[storage]
-        worst = min(gains, key=lambda s: gains[s], default=None)
-        if worst is None or gains[worst] >= 0:
-            return {tensor: storage for tensor, storage in chosen.items() if storage is not None}
-        allowed.remove(worst)
+    costs = {tensor: _costs(tensor, banned) for tensor in tensors}
+    used = {min(cost, key=lambda s: cost[s]) for cost in costs.values()} - {None}
+    while used:
+        without = {storage: _total(costs, used - {storage}) for storage in used}
+        best = min(without, key=lambda s: (without[s], str(s)))
+        if without[best] > _total(costs, used):
+            break
+        used.remove(best)
+    chosen = {tensor: _smallest(cost, used) for tensor, cost in costs.items()}
+    return {tensor: storage for tensor, storage in chosen.items() if storage is not None}
 
 
-def _costs(tensor: Packable, allowed: list[Storage]) -> dict[Storage | None, float]:
-    costs: dict[Storage | None, float] = {None: tensor.own_bytes()}
-    for storage in allowed:
-        cost = tensor.bytes_in(storage)
+_Costs = dict[Storage | None, float]
+
+
+def _costs(tensor: Packable, banned: set[Storage]) -> _Costs:
+    costs: _Costs = {None: tensor.own_bytes()}
+    for storage in STORAGES:
+        cost = None if storage in banned else tensor.bytes_in(storage)
         if cost is not None:
             costs[storage] = cost
     return costs
+
+
+def _smallest(cost: _Costs, used: Collection[Storage | None]) -> Storage | None:
+    return min((s for s in cost if s is None or s in used), key=lambda s: cost[s])
+
+
+def _total(costs: dict[Packable, _Costs], used: Collection[Storage | None]) -> float:
+    decoders = sum(storage.decoder_bytes for storage in used if storage is not None)
+    return decoders + sum(cost[_smallest(cost, used)] for cost in costs.values())
