@@ -91,9 +91,7 @@ def test_type_checkers_see_every_source() -> None:
     linked = {path.name: os.readlink(path) for path in (ROOT / ".typing" / "edgekit").iterdir()}
     expected = {room: f"../../{room}" for room in ROOMS if room != "edgekit"}
     for path in (ROOT / "edgekit").iterdir():
-        if path.is_dir() and path.name != "__pycache__":
-            expected[path.name] = f"../../edgekit/{path.name}"
-        elif path.suffix in (".py", ".typed"):
+        if (path.is_dir() and path.name != "__pycache__") or path.suffix in (".py", ".typed"):
             expected[path.name] = f"../../edgekit/{path.name}"
     assert linked == expected
 
