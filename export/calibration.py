@@ -8,6 +8,7 @@ What turns the data into ranges is in export/calibrators.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.session import to_input_type
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -121,12 +123,15 @@ class CalibrationReader:
                 f"the model's batch size is {size}, more than the calibration samples: give more"
             )
         chosen = stratified_sample(split.labels, count, seed)
+        dtype = np.dtype(np.float32) if entry.dtype is None else entry.dtype.numpy()
 
         def feeds() -> Iterator[Feed]:
             for images, _ in batches(split, size, chosen):
-                yield {str(entry.name): preprocessing(images)}
+                yield {str(entry.name): to_input_type(preprocessing(images), dtype)}
 
-        settings = {"data": split.name, "part": split.part, "samples": count, "seed": seed}
+        # A model that ships says the name of its data, not where the data lay.
+        data = Path(split.name).resolve().name
+        settings = {"data": data, "part": split.part, "samples": count, "seed": seed}
         return cls(feeds, -(-count // size), settings)
 
 

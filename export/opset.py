@@ -77,7 +77,7 @@ def convert_opset(model: ir.Model, opset: int) -> ir.Model:
         return model
     try:
         converted = version_converter.convert_version(to_proto(model), opset)
-    except RuntimeError as error:  # what onnx's C++ converter throws
+    except (RuntimeError, version_converter.ConvertError) as error:  # from onnx's C++ converter
         raise ModelFileError(
             f"the model cannot be converted to opset {opset} "
             f"({str(error).partition(chr(10))[0]}): choose another opset"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -38,10 +39,11 @@ from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, raise_opset, to_qdq
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
-from edgekit.runtime.session import open_session
+from edgekit.runtime.session import INPUT_TYPES, open_session
 
 DEFAULT_METHOD = "minmax"
 
+_INITIALIZERS_ALONE = 4
 _QUANTIZED_OPS = re.compile(r"(Dynamic)?QuantizeLinear|DequantizeLinear|QLinear\w+|\w+Integer")
 
 
@@ -172,9 +174,28 @@ def _prepare(model: ir.Model) -> ir.Model:
         common.NameFixPass(),
         common.ShapeInferencePass(),
     )(work)
+    # Before version 4 of the format an initializer had to be an input as well.
+    work.ir_version = max(work.ir_version, _INITIALIZERS_ALONE)
+    _ask_types(work)
     for index, node in enumerate(work.graph):
         node.name = node.name or f"{node.op_type.lower()}_{index}"
     return work
+
+
+def _ask_types(model: ir.Model) -> None:
+    """Take from onnxruntime the types behind operators of its own, which onnx cannot infer."""
+    unknown = {str(v.name): v for n in model.graph for v in n.outputs if v.name and v.dtype is None}
+    if not unknown:
+        return
+    probe = from_proto(to_proto(model))
+    probe.graph.outputs[:] = [v for n in probe.graph for v in n.outputs if v.name in unknown]
+    with session_source(probe) as source:
+        answers = open_session(source, optimize=False).get_outputs()
+    for answer in answers:
+        if answer.type in INPUT_TYPES:
+            value = unknown[answer.name]
+            value.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(INPUT_TYPES[answer.type])))
+            value.shape = ir.Shape(answer.shape)
 
 
 def _excluded(model: ir.Model, exclude: str | None) -> frozenset[str]:
@@ -234,7 +255,8 @@ def _dynamic(job: _Job) -> _Done:
 def _half(job: _Job) -> _Done:
     check_activations(job.model, None if job.reader is None else next(iter(job.reader)))
     model, report = to_fp16(job.model, keep_io=job.keep_io, exclude=job.exclude)
-    return _Done(model, tuple(_half_notes(report)))
+    settings = {} if job.reader is None else job.reader.settings
+    return _Done(model, tuple(_half_notes(report)), {**settings, "keep_io": job.keep_io})
 
 
 def _half_storage(job: _Job) -> _Done:

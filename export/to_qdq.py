@@ -23,6 +23,7 @@ from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.opset import MIN_OPSET, convert_opset
 from edgekit.export.quiet import quiet
+from edgekit.runtime.errors import ModelFileError
 
 ActivationType = Literal["QUInt8", "QUInt16"]
 
@@ -84,6 +85,9 @@ def to_qdq(
 
     Returns:
         The quantized model; the graph's inputs and outputs stay float32.
+
+    Raises:
+        ModelFileError: onnxruntime's quantizer fails on the graph.
     """
     from onnxruntime.quantization import (
         CalibrationMethod,
@@ -113,7 +117,13 @@ def to_qdq(
             list(QDQ_OPS),
             {},
         )
-        quantizer.quantize_model()
+        try:
+            quantizer.quantize_model()
+        except Exception as error:  # whatever onnxruntime's quantizer meets in a graph
+            raise ModelFileError(
+                f"onnxruntime cannot quantize the model ({' '.join(str(error).split())}): leave "
+                "the node out with --exclude"
+            ) from error
     result = from_proto(quantizer.model.model)
     _leave_outputs_float(model, result)
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)

@@ -24,6 +24,8 @@ INPUT_TYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
 }
 _ERRORS_ONLY = 3
+_PIXEL = 1 / 255  # the deviation that undoes the division by 255
+_WHOLE = 0.01  # what rounding leaves of a whole number of pixels
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def run_pieces(
         ModelFileError: the function fails, or its output is not a classifier's.
     """
     check_samples(spec, batch.shape)
-    samples = batch.astype(spec.dtype, copy=False)
+    samples = to_input_type(batch, spec.dtype)
     fixed = spec.shape[0]
     if not isinstance(fixed, int) or fixed == len(samples):
         return _logits(run, samples)
@@ -168,6 +170,24 @@ def run_pieces(
     return np.concatenate(pieces)[: len(samples)]
 
 
+def to_input_type(batch: NDArray[np.generic], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Samples in the type that a model takes; a model of pixels gets whole numbers.
+
+    Raises:
+        DataError: the model takes uint8, and the samples are not whole numbers from 0 to 255.
+    """
+    if dtype != np.uint8 or batch.dtype == np.uint8:
+        return batch.astype(dtype, copy=False)
+    pixels = np.rint(batch.astype(np.float32, copy=False))
+    near = np.abs(pixels - batch).max(initial=0.0) < _WHOLE
+    if not near or pixels.min(initial=0.0) < 0 or pixels.max(initial=0.0) > 255:
+        raise DataError(
+            "the model takes pixels, uint8 from 0 to 255, and normalizes them itself: give "
+            f"--mean 0 --std {_PIXEL:.9f}, which leaves them as they are"
+        )
+    return pixels.astype(np.uint8)
+
+
 def _logits(
     run: Callable[[NDArray[np.generic]], object], samples: NDArray[np.generic]
 ) -> NDArray[np.float32]:
@@ -175,7 +195,7 @@ def _logits(
         output = run(samples)
     except Exception as error:  # the engines' exceptions share no base class
         raise ModelFileError(f"the model cannot be run: {_reason(error)}") from error
-    if not isinstance(output, np.ndarray) or len(output) != len(samples):
+    if not isinstance(output, np.ndarray) or output.shape[:1] != (len(samples),):
         raise ModelFileError("the model's first output is not one row a sample; not a classifier")
     return output.reshape(len(samples), -1).astype(np.float32, copy=False)
 
@@ -187,6 +207,11 @@ def check_samples(spec: InputSpec, shape: tuple[int, ...]) -> None:
         DataError: they do not fit.
     """
     wanted = spec.shape
+    if wanted[:1] == (0,):
+        raise ModelFileError(
+            f"the model's input {spec.name!r} takes {list(wanted)}, batches of no sample: export "
+            "it with an open batch axis"
+        )
     fits = len(wanted) == len(shape) and all(
         not isinstance(dim, int) or dim == size
         for dim, size in zip(wanted[1:], shape[1:], strict=True)

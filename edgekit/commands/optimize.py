@@ -16,6 +16,7 @@ from edgekit.export.optimize import OptimizeReport, check_names, optimize
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.files import check_output
+from edgekit.runtime.session import to_input_type
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def optimize_file(
     if data is not None:
         preprocessing = normalization.of(model)
         batch = preprocessing(spread(data.load("train", preprocessing), VERIFY_SAMPLES))
-        inputs = {str(single_input(model).name): batch}
+        entry = single_input(model)
+        dtype = batch.dtype if entry.dtype is None else entry.dtype.numpy()
+        inputs = {str(entry.name): to_input_type(batch, dtype)}
     with console.progress("passes") as advance:
         report = optimize(
             model, passes, batch_norm=batch_norm, verify=verify, inputs=inputs, progress=advance

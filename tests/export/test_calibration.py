@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgekit.export.calibration import CalibrationReader, stratified_sample
 from edgekit.export.calibrators import CALIBRATORS, calibrator
@@ -223,3 +224,14 @@ def test_onnxruntimes_own_quantizer_reads_it(split: Split, model: ir.Model, tmp_
         quantize_static(to_proto(model), tmp_path / "q.onnx", reader)
     operators = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
     assert "QuantizeLinear" in operators
+
+
+def test_a_folder_is_recorded_by_its_name_alone(tmp_path: Path, model: ir.Model) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "secret" / "pets" / name).mkdir(parents=True)
+        for shade in range(3):
+            image = Image.new("L", (8, 8), 50 * shade)
+            image.save(tmp_path / "secret" / "pets" / name / f"{shade}.png")
+    split = load_split(str(tmp_path / "secret" / "pets"), "train")
+    reader = CalibrationReader.from_split(split, DIGITS, model)
+    assert reader.settings["data"] == "pets"

@@ -369,3 +369,60 @@ def torchvision_model(name: str, preprocessing: Preprocessing) -> ir.Model:
     model = to_onnx(module, preprocessing)
     optimize(model)
     return model
+
+
+def foreign(body: str, ir_version: int = 8, opset: int = 17) -> onnx.ModelProto:
+    """A network of another tool's, with weights."""
+    domains = f'"" : {opset}, "com.microsoft" : 1'
+    model = onnx.parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{domains}]> {body}")
+    generator = np.random.default_rng(0)
+    for name, shape in (("weight", (16, 1, 3, 3)), ("head", (10, 16)), ("bias", (10,))):
+        values = generator.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return model
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_operator_of_onnxruntimes_own_stays_and_the_rest_converts(
+    precision: str, batch: NDArray[np.float32]
+) -> None:
+    text = """
+    gelu (float[N, 1, 8, 8] input) => (float[N, 10] logits)
+    {
+        features = Conv(input, weight)
+        active = com.microsoft.Gelu(features)
+        pooled = GlobalAveragePool(active)
+        flat = Flatten(pooled)
+        logits = Gemm<transB = 1>(flat, head, bias)
+    }
+    """
+    model = from_proto(foreign(text))
+    result = quantize(model, precision, reader=reader_for(model))
+    assert result.report.converted["Gemm"] == 1
+    assert sqnr_db(model, result.model, batch) > 20
+
+
+def test_a_file_from_before_initializers_stood_alone_is_quantized(
+    batch: NDArray[np.float32],
+) -> None:
+    text = """
+    old (float[N, 1, 8, 8] input, float[16, 1, 3, 3] weight, float[10, 16] head, float[10] bias)
+        => (float[N, 10] logits)
+    {
+        features = Conv(input, weight)
+        pooled = GlobalAveragePool(features)
+        flat = Flatten(pooled)
+        logits = Gemm<transB = 1>(flat, head, bias)
+    }
+    """
+    model = from_proto(foreign(text, ir_version=3, opset=9))
+    result = quantize(model, "int8", reader=reader_for(model))
+    assert sqnr_db(model, result.model, batch) > 20
+
+
+def test_half_precision_records_what_became_of_inputs_and_outputs(resnet: ir.Model) -> None:
+    for keep_io in (True, False):
+        result = quantize(resnet, "fp16", keep_io=keep_io)
+        assert result.report.settings["keep_io"] is keep_io
+        recorded = json.loads(result.model.metadata_props["edgekit.calibration"])
+        assert recorded == result.report.settings

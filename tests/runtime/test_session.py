@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from edgekit.runtime.errors import DataError, ModelFileError
+from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import open_session, run_batch
 
 Build = Callable[..., onnx.ModelProto]
@@ -50,3 +51,41 @@ def test_a_damaged_file_is_refused_before_onnxruntime_sees_it(tmp_path: Path) ->
     (tmp_path / "model.onnx").write_bytes(b"nonsense")
     with pytest.raises(ModelFileError, match="not an ONNX file"):
         open_session(tmp_path / "model.onnx")
+
+
+PIXELS = """
+<ir_version: 8, opset_import: ["" : 17]>
+pixels (uint8[batch, 1, 4, 4] input) => (float[batch, 16] logits)
+{
+    values = Cast<to = 1>(input)
+    logits = Flatten(values)
+}
+"""
+
+
+def test_a_model_of_pixels_gets_them_whole() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
+    session = open_session(onnx.parser.parse_model(PIXELS))
+    as_they_are = Preprocessing(4, 4, (0.0,), (0.003921569,))
+    np.testing.assert_array_equal(run_batch(session, as_they_are(images)), images.reshape(5, 16))
+
+
+@pytest.mark.parametrize("std", [1.0, 0.003])
+def test_a_model_of_pixels_gets_nothing_else(std: float) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
+    session = open_session(onnx.parser.parse_model(PIXELS))
+    with pytest.raises(DataError, match=r"--mean 0 --std 0\.003921569"):
+        run_batch(session, Preprocessing(4, 4, (0.0,), (std,))(images))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(float[N, 4] x) => (float y) { y = ReduceSum<keepdims = 0>(x) }", "not one row a sample"),
+        ("(float[0, 4] x) => (float[0, 4] y) { y = Relu(x) }", "batches of no sample"),
+    ],
+)
+def test_what_gives_no_row_for_each_sample_is_no_classifier(text: str, message: str) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
+    with pytest.raises(ModelFileError, match=message):
+        run_batch(open_session(model), np.ones((3, 4), np.float32))
