@@ -99,7 +99,10 @@ def layers_svg(nodes: Sequence[NodeEntry], name: str, title: str) -> str:
             axis.barh(rows, solid, height=0.62, color=ACCENT, linewidth=0)
             axis.set_title(measure.title, loc="left")
             axis.set_xlim(0, measure.limit or max(values) * 1.04)
-            axis.xaxis.set_major_locator(MaxNLocator(2))
+            if measure.title == "weight bits":
+                axis.set_xticks([0, 8, 16, 32])
+            else:
+                axis.xaxis.set_major_locator(MaxNLocator(2))
             percent = measure.title in ("zeros", "time")
             axis.xaxis.set_major_formatter(
                 FuncFormatter(
