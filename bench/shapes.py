@@ -31,7 +31,8 @@ def with_static_shapes(
 
     An open first axis of an input is the batch and becomes 1; the other open axes of the first
     input come from the model's preprocessing metadata where it has any, all others from
-    `input_shapes`. A value whose shape cannot be known keeps an open one.
+    `input_shapes`. Shapes are inferred from the inputs'; where that fails, the file's own statement
+    counts. A value whose shape cannot be known keeps an open one.
 
     Args:
         model: Any model; it is left as it is, and its tensors are shared with the copy.
@@ -43,8 +44,11 @@ def with_static_shapes(
     work = model.clone()
     if work.functions:
         InlinePass()(work)
-    inferred = _infer(work, _bind_inputs(work, input_shapes or {}))
-    _take_over(work.graph, inferred.graph)
+    sizes = _bind_inputs(work, input_shapes or {})
+    declared = {value: value.shape for node in work.graph for value in node.outputs}
+    _take_over(work.graph, _infer(work, sizes).graph)
+    if _take_declared(declared, sizes):
+        _take_over(work.graph, _infer(work, sizes, keep=True).graph)
     return work
 
 
@@ -141,7 +145,20 @@ def _bound(value: ir.Value, given: Shape | None) -> list[int | ir.SymbolicDim]:
     return dims
 
 
-def _infer(work: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
+def _take_declared(declared: Mapping[ir.Value, ir.Shape | None], sizes: Mapping[str, int]) -> bool:
+    """Give values whose shape could not be inferred the one that the file states."""
+    taken = False
+    for value, shape in declared.items():
+        if shape is None or static_shape(value) is not None:
+            continue
+        known = shape.evaluate(sizes)
+        if known.is_static():
+            value.shape, taken = known, True
+    return taken
+
+
+def _infer(work: ir.Model, sizes: Mapping[str, int], *, keep: bool = False) -> onnx.ModelProto:
+    """Infer shapes; `keep` trusts those that the nodes' outputs have."""
     skeleton = work.clone()
     for graph in [skeleton.graph, *skeleton.graph.subgraphs()]:
         for value in graph.initializers.values():
@@ -150,7 +167,10 @@ def _infer(work: ir.Model, sizes: Mapping[str, int]) -> onnx.ModelProto:
         for value in graph.inputs if graph is not skeleton.graph else ():
             value.shape = None if value.shape is None else value.shape.evaluate(sizes)
         for node in list(graph):
+            known = [output.shape if keep else None for output in node.outputs]
             _strip(node, graph, sizes)
+            for output, shape in zip(node.outputs, known, strict=True):
+                output.shape = output.shape if shape is None else shape
     try:
         return onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), data_prop=True)
     except Exception as error:  # onnx raises several unrelated types

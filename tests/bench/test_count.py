@@ -346,6 +346,23 @@ def test_open_axes_are_asked_for_by_the_node_that_needs_them(graph: Graph) -> No
         count(graph(OPEN, w=weights(), b=BIAS))
 
 
+def test_a_shape_that_cannot_be_inferred_is_taken_from_the_file(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[batch, 4] x) => (float[batch, 3] y)
+    {{
+        odd = local.unknown (x)
+        y = MatMul (odd, w)
+    }}
+    """.replace('"com.microsoft" : 1', '"local" : 1')
+    model = graph(text, w=np.ones((4, 3), np.float32))
+    with pytest.raises(ModelFileError, match="cannot be inferred"):
+        count(model)
+    model.graph.node(0).outputs[0].shape = ir.Shape(["batch", 4])
+    counts = count(model)
+    assert (counts.macs, counts.uncounted_ops) == (12, ("local.unknown",))
+
+
 def test_open_axes_are_bound_by_input_shapes(graph: Graph) -> None:
     counts = count(graph(OPEN, w=weights(), b=BIAS), {"x": (1, 2, 4, 4)})
     assert counts.macs == 864
