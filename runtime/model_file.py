@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -36,12 +36,13 @@ def read_model(path: Path) -> onnx.ModelProto:
     model = _parse(path)
     if not model.HasField("graph") or not model.graph.output:
         raise ModelFileError(f"{path}: not an ONNX model (no graph with outputs in it)")
-    for tensor in _tensors(model.graph):
+    for tensor in _all_tensors(model):
         _check_size(tensor, path)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise ModelFileError(f"{path}: breaks the ONNX rules: {_first_line(error)}") from error
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: breaks the ONNX rules: {reason}") from error
     return model
 
 
@@ -59,7 +60,7 @@ def model_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """The files that a model consists of: itself first, then its external data."""
     locations = {
         _external(tensor)["location"]
-        for tensor in _tensors(model.graph)
+        for tensor in _all_tensors(model)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
     return [path, *(path.parent / location for location in sorted(locations))]
@@ -88,10 +89,23 @@ def _parse(path: Path) -> onnx.ModelProto:
     return model
 
 
+def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model's graph and functions."""
+    yield from _tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """All tensors of a graph and of the graphs inside its nodes."""
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
@@ -158,7 +172,3 @@ def _check_external(tensor: onnx.TensorProto, path: Path, expected: int | None) 
             f"{path}: external data {location!r} is too short for tensor {tensor.name!r}; copy the "
             "file again"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

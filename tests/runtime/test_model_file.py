@@ -122,3 +122,36 @@ def test_four_bit_tensors_are_measured_in_half_bytes(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
     write_model(model, tmp_path / "model.onnx")
     assert read_model(tmp_path / "model.onnx") == model
+
+
+def test_external_data_of_a_function_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 20, "own" : 1]>
+        g (float[2] x) => (float[2] y) { y = own.shift(x) }
+        <domain: "own", opset_import: ["" : 20]>
+        shift (x) => (y) { c = Constant <value = float[2] {1, 2}> ()  y = Add(x, c) }
+        """
+    )
+    (tensor,) = (a.t for n in model.functions[0].node for a in n.attribute if a.HasField("t"))
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret.bin")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(8))
+    (tmp_path / "inner" / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="outside the model's folder"):
+        read_model(tmp_path / "inner" / "model.onnx")
+
+
+def test_a_broken_rule_is_told_whole_on_one_line(tmp_path: Path, classifier: Build) -> None:
+    model = classifier()
+    model.graph.node[1].name = "the product"
+    first, second = model.graph.node[1], model.graph.node[0]
+    reordered = [onnx.NodeProto.FromString(n.SerializeToString()) for n in (first, second)]
+    del model.graph.node[:]
+    model.graph.node.extend(reordered)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"sorted.* the product") as caught:
+        read_model(tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
