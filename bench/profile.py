@@ -59,7 +59,7 @@ class OperatorTime:
     Attributes:
         op_type: The operator, as onnxruntime runs it (fused, quantized).
         nodes: Nodes of it in the graph that onnxruntime runs.
-        inserted: Those that are not in the file.
+        inserted: Those that are not in the file by that name: inserted, or fused from several.
         time_ms: Their time in one run, the mean over all runs.
         share: Of the time of all nodes, 0 to 1.
     """
@@ -90,7 +90,7 @@ class Profile:
 
     Attributes:
         runs: Runs that were summed.
-        run_ms: One run, the mean; a little slower than without the profile.
+        run_ms: One run, the mean; the profiler makes small models much slower than they are.
         nodes_ms: The part that nodes took; the rest is onnxruntime's own work.
         operators: Slowest first.
         overhead: Kind of `OVERHEAD` -> what it took.

@@ -28,6 +28,9 @@ EXTRAS = {
     "lightning": "train",
     "markupsafe": "report",
     "matplotlib": "report",
+    "mlperf_loadgen": "loadgen",
+    "onnx2torch": "torch-engine",
+    "openvino": "openvino",
     "safetensors": "train",
     "sklearn": "digits",
     "torch": "train",
@@ -91,10 +94,11 @@ def demo(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Do the whole job on embedded data: train, prune, export, optimize, quantize, bench."""
+    from edgekit.commands.bench import BenchResult
     from edgekit.commands.demo import run_demo
     from edgekit.tables import print_bench
 
-    print_bench(run_demo(output, force=force), format_)
+    print_bench(BenchResult(run_demo(output, force=force)), format_)
     console.say(f"models, bench.json, summary.md and front.png are in {output}")
 
 
@@ -340,9 +344,27 @@ def bench(
     data_dir: options.DataDir = None,
     download: options.Download = False,
     split: Annotated[options.Part, typer.Option(help="Part of the data.")] = options.Part.TEST,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of onnxruntime.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a timed run.")] = 1,
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed runs of each model.")] = 10,
+    engine: Annotated[
+        str, typer.Option(help="What runs the models: onnxruntime, openvino or torch.")
+    ] = "onnxruntime",
+    threads: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Threads; latency is measured at each number.")
+    ] = "1",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples a timed run. Default: 1.", show_default=False),
+    ] = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Measure latency at each; the first is --batch-size unless that is given.",
+            show_default=False,
+        ),
+    ] = None,
+    warmup: Annotated[
+        int, typer.Option(min=0, help="Runs a window of warm-up, which goes on until times settle.")
+    ] = 10,
     iterations: Annotated[int, typer.Option(min=1, help="Timed runs of each model.")] = 100,
     limit: Annotated[
         int | None,
@@ -357,6 +379,24 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Stay on as many cores as threads.")] = False,
+    cold_starts: Annotated[
+        int, typer.Option(min=0, help="Fresh processes a model for cold start and memory.")
+    ] = 3,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time goes, by operator.")
+    ] = False,
+    loadgen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCENARIO",
+            help="Run MLPerf LoadGen: SingleStream, Offline or both.",
+            show_default=False,
+        ),
+    ] = None,
+    loadgen_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Least duration of a LoadGen scenario.")
+    ] = 10.0,
     min_accuracy: Annotated[
         float | None,
         typer.Option(
@@ -366,6 +406,38 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Fail if top-1 is lower than the first model's, or the baseline's, by more.",
+            show_default=False,
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Fail if a file is larger.", show_default=False)
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Fail if median latency is more of the first model's, or the baseline's.",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RESULTS.json", help="Compare with an earlier run.", show_default=False
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the outcome of the gates as JUnit XML.", show_default=False
+        ),
+    ] = None,
+    force: options.Force = False,
     strict: options.Strict = False,
     mask_bits: options.MaskBits = 1,
     accumulator_bits: options.AccumulatorBits = 32,
@@ -377,15 +449,21 @@ def bench(
 ) -> None:
     """Measure models side by side: accuracy, counts, size, latency, scores."""
     from edgekit.bench.figures import check_counted
+    from edgekit.bench.gates import Gates, require_gates
     from edgekit.bench.scores import ScoreConventions
     from edgekit.bench.settings import BenchSettings
-    from edgekit.commands.bench import bench_files, check_accuracy
+    from edgekit.commands.bench import Limits, bench_against
     from edgekit.commands.images import DataSource
     from edgekit.tables import print_bench
 
+    first_threads, *more_threads = options.parse_counts("--threads", threads)
+    sizes = () if batch_sizes is None else options.parse_counts("--batch-sizes", batch_sizes)
     settings = BenchSettings(
-        threads=threads,
-        batch_size=batch_size,
+        engine=engine,
+        threads=first_threads,
+        sweep_threads=tuple(more_threads),
+        batch_size=batch_size or (sizes[0] if sizes else 1),
+        sweep_batch_sizes=sizes,
         warmup=warmup,
         iterations=iterations,
         limit=limit,
@@ -394,13 +472,20 @@ def bench(
         input_shapes=options.parse_shapes(input_shape),
         conventions=ScoreConventions(mask_bits, accumulator_bits, free_16_bits),
         noise_images=signal_to_noise,
+        pin=pin,
+        cold_starts=cold_starts,
+        profile=profile,
+        loadgen=options.parse_scenarios(loadgen),
+        loadgen_seconds=loadgen_seconds,
     )
     source = None if data is None else DataSource(data, data_dir, download)
-    report = bench_files(models, source, split.value, settings)
-    print_bench(report, format_)
-    check_accuracy(report, min_accuracy)
+    gates = Gates(min_accuracy, max_drop, max_bytes, max_latency_ratio)
+    limits = Limits(gates, baseline, junit, force)
+    result = bench_against(models, source, split.value, settings, limits)
+    print_bench(result, format_)
+    require_gates(result.checks or ())
     if strict:
-        check_counted(model.figures for model in report.models)
+        check_counted(model.figures for model in result.report.models)
 
 
 @app.command()

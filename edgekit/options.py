@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from edgekit.runtime.errors import InputError
+
 
 class Format(StrEnum):
     """How results are written to standard output."""
@@ -54,6 +56,26 @@ def parse_numbers(value: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
         raise typer.BadParameter(f"{value!r}: give numbers with commas between them") from None
+
+
+def parse_counts(flag: str, value: str) -> tuple[int, ...]:
+    """Parse one whole number above zero, or several with commas between them."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"{flag} {value}: give numbers from 1 up with commas between them")
+    return tuple(int(part) for part in parts)
+
+
+def parse_scenarios(value: str | None) -> tuple[str, ...]:
+    """Parse the name of an MLPerf scenario; `both` are SingleStream and Offline."""
+    if value is None:
+        return ()
+    known = {"singlestream": "SingleStream", "offline": "Offline"}
+    if value.lower() == "both":
+        return tuple(known.values())
+    if value.lower() not in known:
+        raise InputError(f"--loadgen {value}: give SingleStream, Offline or both")
+    return (known[value.lower()],)
 
 
 def parse_shapes(values: list[str] | None) -> dict[str, tuple[int, ...]]:

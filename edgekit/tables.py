@@ -18,6 +18,8 @@ from edgekit.bench.graph_diff import Change, GraphDiff
 from edgekit.bench.inspect_model import Inspection, Tensor
 from edgekit.bench.report.table import bytes_text, columns, heading, notes
 from edgekit.bench.results import BenchReport
+from edgekit.bench.speed_tables import TextTable, comparison_table, speed_notes, speed_tables
+from edgekit.commands.bench import BenchResult
 from edgekit.commands.export import ExportResult
 from edgekit.commands.optimize import OptimizeResult
 from edgekit.commands.predict import Prediction
@@ -168,16 +170,38 @@ def _packing_rows(report: PackReport | None) -> Iterable[tuple[str, str]]:
         console.say(f"note: {note}")
 
 
-def print_bench(report: BenchReport, format_: Format) -> None:
-    """Models side by side; one under the other where a terminal is too narrow for that."""
+def print_bench(result: BenchResult, format_: Format) -> None:
+    """Models side by side, then what else was measured, changed or checked."""
     if format_ is Format.JSON:
-        _print_json(report.to_json())
+        _print_json(result.to_json())
         return
+    _print_models(result.report)
+    tables = list(speed_tables(result.report))
+    if result.comparison is not None:
+        tables.append(comparison_table(result.comparison))
+    for text in tables:
+        _print_text_table(text)
+    for check in result.checks or ():
+        console.output().print(Text(f"{'passed' if check.passed else 'FAILED'}: {check.message}"))
+
+
+def _print_text_table(text: TextTable) -> None:
+    first, *others = text.titles
+    table = _table(first, *(f">{title}" for title in others))
+    for row in text.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.output().print()
+    console.output().print(Text(text.caption))
+    _print(table)
+
+
+def _print_models(report: BenchReport) -> None:
+    """Models side by side; one under the other where a terminal is too narrow for that."""
     described = columns(report)
     table = _table(described[0][0], *(f">{title}" for title, _ in described[1:]))
     for row in zip(*(cells for _, cells in described), strict=True):
         table.add_row(*row)
-    caption = "\n".join([heading(report), *notes(report)])
+    caption = "\n".join([heading(report), *notes(report), *speed_notes(report)])
     if console.fits(table):
         table.caption = caption
         _print(table)

@@ -10,6 +10,7 @@
     │   └── RecipeError         a recipe with an unknown key or a value out of range
     └── CheckFailedError        exit status 1: a check of edgekit's own failed
         ├── AccuracyError       accuracy below a stated limit, or a drop above one
+        ├── GateError           a model of a comparison breaks a limit that was set for it
         ├── ParityError         the exported graph and the torch module disagree
         ├── PassError           a graph pass changed what the model computes
         └── TrainingError       training diverged
@@ -70,6 +71,10 @@ class CheckFailedError(EdgekitError):
 
 class AccuracyError(CheckFailedError):
     """Accuracy is below a stated limit, or dropped by more than one."""
+
+
+class GateError(CheckFailedError):
+    """A model of a comparison breaks a limit; the message names gate, model and figure."""
 
 
 class ParityError(CheckFailedError):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgekit import console
+from edgekit.bench.baseline import Comparison, compare_runs
 from edgekit.bench.compare import bench_models
+from edgekit.bench.gates import Check, Gates, check_gates, checks_json, junit_xml
+from edgekit.bench.report.results_file import Run, read_runs, run_of
 from edgekit.bench.results import BenchReport
 from edgekit.bench.settings import BenchSettings
 from edgekit.commands.images import DataSource, Normalization
 from edgekit.export.graph import load_graph
-from edgekit.runtime.errors import AccuracyError, InputError
+from edgekit.runtime.errors import InputError
+from edgekit.runtime.files import check_output, write_text
 
 
 def bench_files(
@@ -50,20 +56,88 @@ def bench_files(
         return bench_models(paths, split, settings, progress=progress)
 
 
-def check_accuracy(report: BenchReport, least: float | None) -> None:
-    """Fail where a model's top-1 is below `least` (0 to 1); None asks for nothing.
+@dataclass(frozen=True)
+class BenchResult:
+    """A comparison, beside an earlier one and held against limits where that was asked for.
+
+    Attributes:
+        report: The comparison.
+        comparison: What changed since the baseline; None without one.
+        checks: The gates that were set; None without any.
+    """
+
+    report: BenchReport
+    comparison: Comparison | None = None
+    checks: tuple[Check, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report's object, with the keys `baseline` and `gates` where they were asked for."""
+        value = self.report.to_json()
+        if self.comparison is not None:
+            value["baseline"] = self.comparison.to_json()
+        if self.checks is not None:
+            value["gates"] = checks_json(self.checks)
+        return value
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a comparison is held against.
+
+    Attributes:
+        gates: The limits.
+        baseline: Results of an earlier run.
+        junit: Where the outcome of the gates is written as JUnit XML.
+        force: Replace that file.
+    """
+
+    gates: Gates
+    baseline: Path | None = None
+    junit: Path | None = None
+    force: bool = False
+
+
+def bench_against(
+    paths: Sequence[Path],
+    data: DataSource | None,
+    part: str,
+    settings: BenchSettings,
+    limits: Limits,
+) -> BenchResult:
+    """Measure model files, put them beside an earlier run and hold them against limits.
+
+    Whether the limits are kept is told, not judged: `require_gates` judges.
 
     Raises:
-        AccuracyError: one is.
-        InputError: accuracy was not measured.
+        EdgekitError: as `bench_files`; a baseline cannot be read, the JUnit file cannot be
+            written, or a gate needs a figure that is not measured.
     """
-    if least is None:
-        return
-    for model in report.models:
-        if model.accuracy is None:
-            raise InputError("--min-accuracy needs labelled images: give some with --data")
-        if model.accuracy.top1 < least:
-            raise AccuracyError(
-                f"{model.figures.path}: top-1 {model.accuracy.top1:.4f} is below --min-accuracy "
-                f"{least:g}"
+    if limits.junit is not None:
+        if not limits.gates:
+            raise InputError("--junit has no gate to write: set one, such as --max-bytes")
+        check_output(limits.junit, force=limits.force, inputs=paths)
+    baseline = None if limits.baseline is None else read_runs([limits.baseline])[0]
+    _check_gates_can_be_met(limits.gates, paths, data, baseline)
+    report = bench_files(paths, data, part, settings)
+    comparison = None if baseline is None else compare_runs(run_of(report), baseline)
+    checks = check_gates(report, limits.gates, comparison) if limits.gates else None
+    if limits.junit is not None and checks is not None:
+        write_text(limits.junit, junit_xml(checks))
+    return BenchResult(report, comparison, checks)
+
+
+def _check_gates_can_be_met(
+    gates: Gates, paths: Sequence[Path], data: DataSource | None, baseline: Run | None
+) -> None:
+    """Refuse, before anything is measured, a gate whose figure would be missing."""
+    needs_images = {"--min-accuracy": gates.min_accuracy, "--max-drop": gates.max_drop}
+    for flag, limit in needs_images.items():
+        if limit is not None and data is None:
+            raise InputError(f"{flag} needs labelled images: give some with --data")
+    relative = {"--max-drop": gates.max_drop, "--max-latency-ratio": gates.max_latency_ratio}
+    for flag, limit in relative.items():
+        if limit is not None and baseline is None and len(paths) == 1:
+            raise InputError(
+                f"{flag} compares with the first model: give another one, or --baseline "
+                "RESULTS.json"
             )
