@@ -3,8 +3,8 @@
 An N-bit field of a byte stream `s` uint8 [B, 1] is `s / [2^(8-N), ..., 2^N, 1] mod 2^N` in int32,
 for N = 1, 2, 4; wider codes are sums of such fields. With bits b of the mask,
 element i is `values[cumsum(b)[i] * b[i]]`, where `values[0]` is zero. One Split parts the result of
-a blob into its tensors, and each one of more than one axis gets its shape from a Reshape whose
-output carries the tensor's name.
+a blob into its tensors, and each one of more than one axis gets its shape from a Reshape that
+carries its name.
 
 All operators are standard from opset 13 on, and of a kind that onnxruntime computes once, at load:
 forms with NonZero or ScatterND stay in its graph. BitShift would do, but OpenVINO computes it wrong
@@ -198,8 +198,8 @@ def _parted(b: Builder, flat: ir.Value, sizes: list[int], filling: int) -> Seque
 def _take_place(b: Builder, tensor: Packable, values: ir.Value) -> None:
     if len(tensor.shape) != 1:
         values = b.add("Reshape", values, b.constant(np.array(tensor.shape)))
+        b.nodes[-1].name = tensor.name
     graph = tensor.value.graph
     assert graph is not None
     tensor.value.replace_all_uses_with(values)
     graph.initializers.pop(tensor.name)
-    values.name = tensor.name

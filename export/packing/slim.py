@@ -3,9 +3,9 @@
 1. Types and shapes of intermediate values go: every runtime infers them.
 2. Attributes at their default go, and the sizes of a Conv's kernel, which its weight has.
 3. Equal small constants become one.
-4. Names stay of inputs and outputs, of tensors of more than one axis, and of nodes that multiply
-   with weights; all others become a letter or two, or go. A weight loses the suffix that
-   quantization gave it.
+4. Names stay of inputs and outputs, of tensors of more than one axis (or of the Reshape that makes
+   one), and of nodes with weights; all others become a letter or two, or go. A weight loses the
+   suffix that quantization gave it.
 5. `slim_quantizers`: an all-zero zero point of a Conv's weight goes, and its int32 bias becomes the
    float32 that it stands for. onnxruntime quantizes it again at load, to the same integers.
 """
@@ -101,7 +101,7 @@ def slim(model: ir.Model, keep: Collection[str]) -> None:
 
     Args:
         model: The model.
-        keep: Names that stay, besides those of inputs and outputs.
+        keep: Names of values and nodes that stay, besides those of inputs and outputs.
     """
     common.RemoveUnusedNodesPass()(model)
     for value in model.graph.initializers.values():  # int64 in its short form, the others raw
@@ -113,7 +113,7 @@ def slim(model: ir.Model, keep: Collection[str]) -> None:
         _drop_defaults(node, version)
         node.doc_string = None
         node.metadata_props.clear()
-        if node.op_type not in NAMED_OPS:
+        if node.op_type not in NAMED_OPS and node.name not in keep:
             node.name = None
     for graph in (model.graph, *model.graph.subgraphs()):
         graph.doc_string = None

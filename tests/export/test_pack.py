@@ -90,6 +90,19 @@ def test_an_int8_file_is_within_a_tenth_of_what_its_values_need(sparsity: float)
     assert to_proto(model).ByteSize() > 2.5 * bits / 8
 
 
+def test_a_file_of_4_bit_codes_is_within_a_tenth_of_what_they_need() -> None:
+    model = int8_model(True, 0.5)
+    report = pack(model, codebook=4).report
+    assert set(report.tensors.values()) == {"mask+codes4"}
+    bits = 0
+    for tensor in count(model).parameters:
+        if tensor.name.removesuffix("_quantized") in report.tensors:
+            bits += 4 * tensor.nonzero + tensor.elements + 16 * tensor.bits
+        else:
+            bits += tensor.stored_bits
+    assert report.bytes_after < 1.10 * bits / 8
+
+
 @pytest.mark.parametrize("form", ["inline", "function"])
 @pytest.mark.parametrize("precision", ["float", "int8"])
 def test_what_runs_is_what_ran_before(precision: str, form: pack_module.Form) -> None:
@@ -121,9 +134,13 @@ def test_weights_keep_their_names_behind_a_reshape_and_metadata_stays() -> None:
     model = float_model(False, 0.5)
     packed = pack(model).model
     weights = {name: array for name, array in initializers(model).items() if array.ndim > 1}
-    reshapes = {str(n.outputs[0].name): n for n in packed.graph if n.op_type == "Reshape"}
-    assert weights.keys() <= reshapes.keys()
-    assert all(reshapes[name].inputs[0] is not None for name in weights)
+    reshapes = {str(n.name): n for n in packed.graph if n.op_type == "Reshape" and n.name}
+    assert weights.keys() == reshapes.keys()
+    for name, array in weights.items():
+        (user, index), *_ = reshapes[name].outputs[0].uses()
+        original = next(n for n in model.graph if n.name == user.name)
+        assert original.inputs[index] is model.graph.initializers[name]
+        assert array.ndim > 1
     assert model_preprocessing(packed) == DIGITS
     noted = json.loads(packed.metadata_props[METADATA_KEY])
     assert noted == {"form": "inline", "codebook": None, "storage": {"mask": len(weights)}}
