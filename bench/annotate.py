@@ -28,6 +28,7 @@ from edgekit.bench.count import Counts, NodeCount, count
 from edgekit.bench.measured import Measured
 from edgekit.bench.params import Parameter, Role
 from edgekit.bench.shapes import Shape
+from edgekit.bench.unpacked import unpack
 from edgekit.export.graph import load_graph
 from edgekit.runtime.model_file import PROTOBUF_LIMIT_BYTES, model_files, read_model
 from edgekit.runtime.preprocessing import PREFIX
@@ -60,6 +61,7 @@ def annotate(
     *,
     measured: Measured | None = None,
     notes: Mapping[str, Figures] | None = None,
+    packed: bool = False,
 ) -> AnnotatedModel:
     """Put figures on a copy of a model.
 
@@ -68,6 +70,7 @@ def annotate(
         input_shapes: Shapes of inputs by name, for axes that are open in the file.
         measured: What a bench run measured.
         notes: More entries for nodes, by node name, without the prefix `edgekit.`.
+        packed: Keep the nodes that unpack the weights of a packed model, instead of the weights.
 
     Raises:
         ModelFileError: the file is damaged, or an operator's shapes cannot be inferred.
@@ -75,9 +78,10 @@ def annotate(
     proto = read_model(path)
     files = tuple(model_files(proto, path))
     counts = count(load_graph(path), input_shapes)
+    unpacked = 0 if packed else unpack(proto)
     _name_all(proto.graph)
     writer = _Writer(counts, measured or Measured(), notes or {})
-    writer.model()
+    writer.model(unpacked)
     writer.nodes(proto.graph)
     writer.tensors(proto.graph)
     fits = proto.ByteSize() < PROTOBUF_LIMIT_BYTES
@@ -99,7 +103,7 @@ class _Writer:
     def attachment(self) -> dict[str, Any]:
         return {"signature": SIGNATURE, "metadata": self._metadata, "metrics": self._metrics}
 
-    def model(self) -> None:
+    def model(self, unpacked: int) -> None:
         counts = self._counts
         peak = counts.peak_activation_bytes
         figures = {
@@ -112,6 +116,8 @@ class _Writer:
             "uncounted operators": ", ".join(counts.uncounted_ops) or "none",
             "peak activations": "not known" if peak is None else f"{peak:,} bytes",
         }
+        if unpacked:
+            figures["shown unpacked"] = f"{unpacked} tensors, packed in the file"
         if self._measured.source:
             figures["measured figures from"] = self._measured.source
         self._attach(self._metrics, "model", "", figures)

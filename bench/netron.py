@@ -98,7 +98,7 @@ def show_comparison(
     panes = []
     for name, path, nodes in zip(SIDES, paths, (diff.before(), diff.after()), strict=True):
         measured = _measured(results, path)
-        model = annotate(path, input_shapes, measured=measured, notes=_notes(nodes))
+        model = annotate(path, input_shapes, measured=measured, notes=_notes(nodes), packed=True)
         panes.append(Pane(name, model, _colours(nodes)))
     titles = {name: str(path) for name, path in zip(SIDES, paths, strict=True)}
     _serve(panes, {**titles, **diff.to_json()}, serving or Serving())
