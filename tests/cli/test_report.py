@@ -14,13 +14,52 @@ from PIL import Image
 Edgekit = Callable[..., Any]
 
 
+RESULTS: dict[str, Any] = {
+    "schema_version": 1,
+    "edgekit": "0.1.0",
+    "machine": {"cpu": "Example CPU", "isa": [], "cores": 2, "onnxruntime": "1.32.0"},
+    "settings": {"data": "digits", "split": "test", "threads": 1, "batch_size": 1},
+    "models": [
+        {
+            "path": "model.onnx",
+            "sha256": "0" * 64,
+            "opset": 20,
+            "precision": "fp32",
+            "file_bytes": 5_000,
+            "accuracy": {
+                "correct": 9,
+                "total": 10,
+                "top1": 0.9,
+                "ci95": [0.6, 0.98],
+                "flips_vs_first": 0,
+            },
+            "params": {"total": 30, "nonzero": 20, "stored_bits": 960},
+            "macs": {"dense": 600, "effective": 400, "uncounted_ops": []},
+            "activations": {"peak_bytes": 400},
+            "latency_ms": {"p50": 0.1, "p90": 0.2, "p99": 0.3, "mean": 0.1, "min": 0.1},
+            "throughput_ips": 1e4,
+            "peak_rss_bytes": None,
+            "score": {"imt": 0.01, "micronet2019": 0.001},
+        }
+    ],
+}
+
+
 @pytest.fixture
-def results(tmp_path: Path, edgekit: Edgekit, model: Path) -> Path:
-    """A float and an int8 model beside each other."""
+def results(tmp_path: Path) -> Path:
+    """What an earlier bench wrote, without details."""
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(RESULTS))
+    return path
+
+
+@pytest.fixture
+def measured(tmp_path: Path, edgekit: Edgekit, model: Path) -> Path:
+    """A float and an int8 model beside each other, with a calibration report."""
     quantized, calibration = tmp_path / "int8.onnx", tmp_path / "calibration.json"
     calibrate = ("--calib", "digits", "--samples", 32, "--calibration-report", calibration)
     assert edgekit("quantize", model, *calibrate, "-o", quantized).status == 0
-    path = tmp_path / "results.json"
+    path = tmp_path / "measured.json"
     limits = ("--limit", 50, "--warmup", 0, "--iterations", 2, "--signal-to-noise", 8)
     outcome = edgekit("bench", model, quantized, "--data", "digits", *limits, "--format", "json")
     assert outcome.status == 0, outcome.err
@@ -29,11 +68,11 @@ def results(tmp_path: Path, edgekit: Edgekit, model: Path) -> Path:
 
 
 def test_results_become_a_page_markdown_and_a_picture(
-    tmp_path: Path, edgekit: Edgekit, results: Path
+    tmp_path: Path, edgekit: Edgekit, measured: Path
 ) -> None:
     page, text, picture = (tmp_path / f"report.{end}" for end in ("html", "md", "png"))
     calibration = tmp_path / "calibration.json"
-    made = edgekit("report", results, "-o", page, "--calibration", calibration, "--title", "A <b>")
+    made = edgekit("report", measured, "-o", page, "--calibration", calibration, "--title", "A <b>")
     assert made.status == 0, made.err
     assert made.out == ""
     html = page.read_text()
@@ -41,9 +80,9 @@ def test_results_become_a_page_markdown_and_a_picture(
     for section in ("models", "front", "layers", "noise", "mistakes", "calibration", "provenance"):
         assert f'<section id="{section}"' in html
     assert "http://" not in html.replace("http://www.w3.org/", "")
-    assert edgekit("report", results, "-o", text).status == 0
+    assert edgekit("report", measured, "-o", text).status == 0
     assert "| `int8.onnx` | int8 |" in text.read_text()
-    assert edgekit("report", results, "-o", picture).status == 0
+    assert edgekit("report", measured, "-o", picture).status == 0
     with Image.open(picture) as image:
         assert image.width > 1000
 
