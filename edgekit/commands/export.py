@@ -12,7 +12,7 @@ from edgekit.export.calibration import single_input
 from edgekit.export.graph import save_graph
 from edgekit.export.optimize import OptimizeReport, optimize
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
-from edgekit.runtime.errors import CheckpointError
+from edgekit.runtime.errors import CheckpointError, DataError
 from edgekit.runtime.files import check_output
 
 if TYPE_CHECKING:
@@ -80,7 +80,14 @@ def export_checkpoint(
     check_output(output, force=force, inputs=[source])
     loaded = load_checkpoint(source)
     data = data or DataSource("")
-    images = replace(data, name=data.name or loaded.data).load("train", loaded.preprocessing)
+    try:
+        images = replace(data, name=data.name or loaded.data).load("train", loaded.preprocessing)
+    except DataError as error:
+        if data.name:
+            raise
+        raise DataError(
+            f"{error} (it is what {source} was trained on; name it as seen from here with --data)"
+        ) from error
     batch = loaded.preprocessing(spread(images, samples))
     module = loaded.build()
     console.say(f"exporting {source} at opset {opset}, comparing on {len(batch)} images")

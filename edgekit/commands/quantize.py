@@ -142,7 +142,8 @@ def quantize_file(
     if calibration_report is not None:
         check_calibration_report(calibration_report, precision, force=force, files=[path, output])
     model = load_graph(path)
-    preprocessing = normalization.of(model) if calibration or max_drop else None
+    by_hand = normalization != AS_STORED
+    preprocessing = normalization.of(model) if calibration or max_drop or by_hand else None
     reader = held_out = None
     if preprocessing and calibration:
         images = calibration.data.load("train", preprocessing)
@@ -164,7 +165,7 @@ def quantize_file(
             keep_io=keep_io,
             progress=advance,
         )
-    if preprocessing and model_preprocessing(model) is None:
+    if preprocessing and (by_hand or model_preprocessing(model) is None):
         set_metadata(result.model, preprocessing.to_metadata())
     converted, packed = result.model, None
     if packing is not None:

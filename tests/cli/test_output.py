@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.train.checkpoint import Checkpoint, save_checkpoint
+from edgekit.train.models.table import build_model
 
 Edgekit = Callable[..., Any]
 
@@ -99,3 +101,29 @@ def test_predict_refuses_names_that_do_not_fit_the_outputs(
     result = edgekit("predict", model, pets / "cat" / "10.png")
     assert result.status == 2
     assert "has 2 outputs but names 1 classes" in result.err
+
+
+def test_a_conversion_carries_the_normalization_that_it_was_given(
+    edgekit: Edgekit, tmp_path: Path, model: Path
+) -> None:
+    output = tmp_path / "half.onnx"
+    flags = ("--precision", "fp16", "--mean", 0.25, "--std", 0.5, "-o", output)
+    assert edgekit("quantize", model, *flags).status == 0
+    recorded = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
+    assert recorded["edgekit.mean"] == "[0.25]"
+    assert recorded["edgekit.std"] == "[0.5]"
+
+
+def test_export_says_which_data_it_looked_for_and_how_to_name_it(
+    edgekit: Edgekit, tmp_path: Path
+) -> None:
+    digits = Preprocessing(8, 8, (0.3,), (0.37,), tuple("0123456789"))
+    options = {"blocks": [1], "growth": 4, "stem_width": 8}
+    network = build_model("densenet", options, in_channels=1, num_classes=10)
+    state = network.state_dict()
+    checkpoint = Checkpoint("densenet", options, 1, 10, digits, "my/scans", "", state)
+    save_checkpoint(checkpoint, tmp_path / "m.safetensors")
+    result = edgekit("export", tmp_path / "m.safetensors", "-o", tmp_path / "m.onnx")
+    assert result.status == 2
+    assert "my/scans" in result.err
+    assert "--data" in result.err
