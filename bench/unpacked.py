@@ -2,7 +2,7 @@
 
 What `edgekit optimize --pack` writes holds all weights in a few tensors, from which nodes that
 depend on no input rebuild each one; drawn as they are, their edges cover the page. onnxruntime
-computes here what these nodes make, and the tensors take their place under the same names.
+computes here what these nodes make, and the tensors take their place under their own names.
 """
 
 from __future__ import annotations
@@ -40,17 +40,22 @@ def unpack(model: onnx.ModelProto) -> int:
     unpacking = _unpacking(graph)
     made = {name for node in unpacking for name in node.output}
     others = [node for node in graph.node if made.isdisjoint(node.output)]
-    used = {name for node in others for name in node.input} | {v.name for v in graph.output}
+    outputs = {value.name for value in graph.output}
+    used = outputs | {name for node in others for name in node.input}
     stores = [node for node in others if node.op_type in STORES]
     weights = _computed(model, [*stores, *unpacking], sorted(made & used))
     kept = onnx.GraphProto(
         node=[node for node in others if node not in stores or not used.isdisjoint(node.output)],
         initializer=[tensor for tensor in graph.initializer if tensor.name in used],
     )
+    names = {old: new for old, new in _names(unpacking, used).items() if old not in outputs}
+    for node in kept.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
     graph.ClearField("node")
     graph.ClearField("initializer")
     graph.MergeFrom(kept)
-    graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in weights.items())
+    for name, array in weights.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(array, names.get(name, name)))
     return len(weights)
 
 
@@ -65,6 +70,15 @@ def _unpacking(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             found.append(node)
             known |= {*node.output}
     return found
+
+
+def _names(unpacking: list[onnx.NodeProto], used: set[str]) -> dict[str, str]:
+    """Names of weights: the node that makes one last is named after it."""
+    return {
+        node.output[0]: node.name
+        for node in unpacking
+        if node.name and len(node.output) == 1 and node.name not in used
+    }
 
 
 def _computed(

@@ -46,7 +46,7 @@ def test_weights_take_the_place_of_what_unpacks_them(packed: Path) -> None:
     assert left == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
     assert len(operators) > len(left)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    assert shapes["w1"] == (384, 1, 3, 3)
+    assert shapes["w1"] == (384, 1, 3, 3), shapes
     np.testing.assert_array_equal(outputs(model), before)
 
 
