@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,16 +104,14 @@ def evaluate_with(
 ) -> Accuracy:
     """Do what `evaluate` does, with any function from a batch to logits [N, classes].
 
-    The next batch is read and normalized while the model runs.
-
     Raises:
         DataError: as `evaluate`.
     """
     _check_class_names(preprocessing, split)
     predictions = np.empty(len(split), np.int64)
     done = 0
-    for batch in _prepared(preprocessing, split, batch_size):
-        outputs = classify(batch)
+    for images, _ in batches(split, batch_size):
+        outputs = classify(preprocessing(images))
         if outputs.shape[1] != len(split.class_names):
             raise DataError(
                 f"the model has {outputs.shape[1]} outputs, {split.name} has "
@@ -122,31 +119,14 @@ def evaluate_with(
             )
         if not np.isfinite(outputs).all():
             raise DataError(
-                f"the model's outputs are not finite on images {done} to {done + len(batch) - 1} "
+                f"the model's outputs are not finite on images {done} to {done + len(images) - 1} "
                 f"of {split.name}; the model is broken"
             )
-        predictions[done : done + len(batch)] = outputs.argmax(axis=1)
-        done += len(batch)
+        predictions[done : done + len(images)] = outputs.argmax(axis=1)
+        done += len(images)
         if progress is not None:
             progress(done, len(split))
     return Accuracy(predictions, split.labels)
-
-
-def _prepared(
-    preprocessing: Preprocessing, split: Split, batch_size: int
-) -> Iterator[NDArray[np.float32]]:
-    """The model's input batch by batch, the next one made in the background."""
-    source = batches(split, batch_size)
-
-    def following() -> NDArray[np.float32] | None:
-        images, _ = next(source, (None, None))
-        return None if images is None else preprocessing(images)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="preprocess") as worker:
-        pending = worker.submit(following)
-        while (batch := pending.result()) is not None:
-            pending = worker.submit(following)
-            yield batch
 
 
 def _check_class_names(preprocessing: Preprocessing, split: Split) -> None:

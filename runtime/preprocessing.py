@@ -18,6 +18,9 @@ Layout = Literal["NCHW", "NHWC"]
 
 PREFIX = "edgekit."
 
+# Pixels of a plane that are normalized at a time.
+_BLOCK_PIXELS = 1 << 16
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,8 +94,13 @@ class Preprocessing:
         scale, shift = self._affine
         output = np.empty((len(images), *self.input_shape), np.float32)
         as_images = output if self.layout == "NHWC" else output.transpose(0, 2, 3, 1)
-        np.multiply(images, scale, out=as_images)
-        np.add(as_images, shift, out=as_images)
+        block = max(1, _BLOCK_PIXELS // (self.height * self.width))
+        for start in range(0, len(images), block):
+            rows = slice(start, start + block)
+            for channel in range(self.channels):  # one plane after the other stays in the cache
+                plane = as_images[rows, ..., channel]
+                np.multiply(images[rows, ..., channel], scale[channel], out=plane)
+                np.add(plane, shift[channel], out=plane)
         return output
 
     def to_metadata(self) -> dict[str, str]:
