@@ -1,9 +1,9 @@
 """Operators that combine values channel by channel: Add, Mul, Max and their like.
 
 Channels of all operands and of the result stay or go together: of a sum, a channel goes where no
-addend must stay. The result is constant where all operands are, and where a Mul has a stored zero,
-whose other operand is not needed then. Operands may be stored, with a number for each channel or
-one for all, and may have one channel for all (which stays) or one position for all.
+addend must stay. The result is constant where all operands are, and where a factor of a Mul is
+zero, whose other factor is not needed then. Operands may be stored, with a number for each channel
+or one for all, and may have one channel for all (which stays) or one position for all.
 
 An operand that is constant in all its channels is replaced by stored numbers [1, C, 1, 1], which
 makes what computed it unread; where they change nothing (add 0, multiply by 1) the node goes, and
@@ -60,16 +60,16 @@ class Elementwise(Rule):
             raise NotExactError("none of its operands has the channels of its result")
         for other in wide[1:]:
             live.join(wide[0].classes, other.classes)
-        live.follow(self.output, wide[0].classes, self._compute(numbers))
+        live.follow(self.output, wide[0].classes, self._compute(live, numbers))
 
     def backward(self, live: Liveness) -> None:
-        """Need of each operand what is needed of the result, unless a stored zero multiplies it."""
+        """Need of each operand what is needed of the result, unless zero multiplies it."""
         needs = live.channels[self.output].needs
         for index, value in enumerate(self.node.inputs):
             channels = live.of(value)
             if channels is None:
                 continue
-            why = np.where(self._erased(index), NOT_NEEDED, needs)
+            why = np.where(self._erased(live, index), NOT_NEEDED, needs)
             live.need(value, why if len(channels) == self.width else int(why.max(initial=0)))
 
     def revive(self, live: Liveness) -> bool:
@@ -151,24 +151,36 @@ class Elementwise(Rule):
         rows = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
         return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
 
-    def _compute(self, operands: list[Floats]) -> Floats:
+    def _compute(self, live: Liveness, operands: list[Floats]) -> Floats:
         with np.errstate(all="ignore"):
             result = np.broadcast_to(operands[0], (self.width,))
             for operand in operands[1:]:
                 result = _COMPUTE[self.node.op_type](result, operand)
         erased = np.zeros(self.width, np.bool_)
         for index in range(len(operands)):
-            erased |= self._erased(index)
+            erased |= self._erased(live, index)
         return np.where(erased, 0.0, result)
 
-    def _erased(self, index: int) -> Mask:
-        """The channels of an operand that a stored zero multiplies [channels]."""
-        erased = np.zeros(self.width, np.bool_)
-        if is_op(self.node, "Mul"):
-            tensor = stored(self.node.inputs[1 - index])
-            if tensor is not None:
-                erased |= self._numbers(tensor) == 0
-        return erased
+    def _erased(self, live: Liveness, index: int) -> Mask:
+        """The channels of an operand that the other one, which is zero, multiplies [channels].
+
+        Of two that are zero the first must stay zero, and so stays needed.
+        """
+        if not is_op(self.node, "Mul"):
+            return np.zeros(self.width, np.bool_)
+        own, other = (
+            np.broadcast_to(np.equal(self._constants(live, value), 0), (self.width,))
+            for value in (self.node.inputs[index], self.node.inputs[1 - index])
+        )
+        return other & ~own if index == 0 else other
+
+    def _constants(self, live: Liveness, value: ir.Value | None) -> Floats:
+        """The constants of an operand [channels], or [1] for all."""
+        tensor, channels = stored(value), live.of(value)
+        if channels is not None:
+            return channels.constants
+        assert tensor is not None
+        return self._numbers(tensor)
 
     def _axis(self, shape: tuple[int, ...]) -> int | None:
         """The axis of the channels in a stored operand; None where it has one number for all."""

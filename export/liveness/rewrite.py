@@ -22,7 +22,10 @@ def rewrite(analysis: Analysis) -> int:
     """
     live = analysis.live
     writer = Writer(live.model)
-    return _store_constants(analysis, writer) or _remove(analysis, writer)
+    changed = _store_constants(analysis, writer) or _remove(analysis, writer)
+    if changed:
+        _drop_unread(analysis)
+    return changed
 
 
 def _store_constants(analysis: Analysis, writer: Writer) -> int:
@@ -40,18 +43,30 @@ def _remove(analysis: Analysis, writer: Writer) -> int:
     live, rules = analysis.live, analysis.rules.values()
     changed = sum(_removed(live, rule) for rule in rules)
     gone = [rule.node for rule in rules if _vanishes(live, rule.node)]
-    unread = set(gone)
+    vanishing = set(gone)
     for rule in rules:
-        if rule.node not in unread:
+        if rule.node not in vanishing:
             changed += rule.shrink(live, writer)
     if changed:
         _note_shapes(live)
-    graph = live.model.graph
     for node in reversed(gone):
-        inputs = tuple(node.inputs)
-        graph.remove(node, safe=True)
-        drop_unread(inputs)
+        _drop(node)
     return changed
+
+
+def _drop_unread(analysis: Analysis) -> None:
+    for rule in reversed(analysis.rules.values()):
+        node = rule.node
+        read = any(output.uses() or output.is_graph_output() for output in node.outputs)
+        if node.graph is not None and not read:
+            _drop(node)
+
+
+def _drop(node: ir.Node) -> None:
+    inputs, graph = tuple(node.inputs), node.graph
+    assert graph is not None
+    graph.remove(node, safe=True)
+    drop_unread(inputs)
 
 
 def _removed(live: Liveness, rule: Rule) -> int:
