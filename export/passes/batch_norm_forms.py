@@ -11,9 +11,9 @@ lo = 0 and hi = infinity, and nothing for two infinities,
 
 L and H are rounded to the type of x before c' is set, so that a u + c' is lo exactly where the
 activation is at lo. A threshold beyond the type's range is none, or makes the channel constant.
-Infinities are written as the largest finite numbers, which cut off no finite x, and which
-quantizers and half precision can treat. Where what follows takes a but not c (it pads), c' / a is
-added, and a moves alone, by clip(a v, 0, infinity) = a clip(v, 0, infinity) for a > 0.
+Infinities are written as the largest finite numbers, which cut off no finite x. Where what follows
+takes a but not c (it pads), c' / a is added, and a moves alone, by
+clip(a v, 0, infinity) = a clip(v, 0, infinity) for a > 0.
 
 The cost is that of float32 in onnxruntime. From Conv to Conv it holds maps in blocks of 8 or 16
 channels. There it turns a normalization into a depthwise convolution and fuses the activation into
@@ -112,32 +112,42 @@ def cost_ps(op_types: Sequence[str], blocked: bool) -> int:
     return sum(costs) + (LEAVE_BLOCKS_COST_PS if blocked else 0)
 
 
-def is_blocked(value: ir.Value | None) -> bool:
+def is_blocked(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
     """Whether onnxruntime is likely to hold a map in blocks of channels.
 
     It does behind a convolution of a suitable shape, and behind what keeps blocks.
+
+    Args:
+        value: The map.
+        known: Answers so far, for many calls in a row; new ones are added.
     """
-    waiting, seen = [value], set[ir.Value]()
+    waiting = [value]
     while waiting:
-        current = waiting.pop()
-        if current is None:
-            return False
-        node = current.producer()
-        if current in seen:
-            continue
-        seen.add(current)
-        if is_op(node, "Conv") and node is not None:
-            if not _makes_blocks(node):
-                return False
-        elif is_op(node, *_KEEP_BLOCKS) and node is not None:
-            waiting.append(node.inputs[0])
-        elif is_op(node, "Add", "Concat", "Sum") and node is not None:
-            if node.op_type == "Concat" and not all(map(_is_aligned, node.inputs)):
-                return False
-            waiting += node.inputs
-        else:
-            return False
-    return True
+        current = waiting[-1]
+        if current not in known:
+            answer, sources = _blocks(current)
+            unknown = [source for source in sources if source not in known]
+            if unknown:
+                waiting += unknown
+                continue
+            known[current] = answer and all(known[source] for source in sources)
+        waiting.pop()
+    return known[value]
+
+
+def _blocks(value: ir.Value) -> tuple[bool, list[ir.Value]]:
+    """Whether a map comes in blocks if all of these others do."""
+    node = value.producer()
+    if node is None:
+        return False, []
+    if is_op(node, "Conv"):
+        return _makes_blocks(node), []
+    inputs = [source for source in node.inputs if source is not None]
+    if is_op(node, *_KEEP_BLOCKS):
+        return True, inputs[:1]
+    if is_op(node, "Concat"):
+        return all(map(_is_aligned, inputs)), inputs
+    return is_op(node, "Add", "Sum"), inputs if is_op(node, "Add", "Sum") else []
 
 
 _KEEP_BLOCKS = (
@@ -154,8 +164,8 @@ _KEEP_BLOCKS = (
 )
 
 
-def _is_aligned(value: ir.Value | None) -> bool:
-    shape = None if value is None else value.shape
+def _is_aligned(value: ir.Value) -> bool:
+    shape = value.shape
     channels = shape[1] if shape is not None and len(shape) > 1 else None
     return isinstance(channels, int) and channels % _BLOCK == 0
 

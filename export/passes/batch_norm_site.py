@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.passes.base import NotExactError, is_op, node_label, opset
 from edgekit.export.passes.batch_norm import affine
-from edgekit.export.passes.values import bypass, drop_unread, stored
+from edgekit.export.passes.values import bypass, drop_unread, fresh_name, stored
 
 Floats = NDArray[np.float64]
 
@@ -167,7 +167,7 @@ def replace_site(
 
 def _insert(model: ir.Model, site: Site, step: Step, value: ir.Value, taken: set[str]) -> ir.Value:
     """Put one operator before the site's normalization, and return its output."""
-    name = _unique(f"{node_label(site.node)}/{step.op_type.lower()}", taken)
+    name = fresh_name(taken, f"{node_label(site.node)}/{step.op_type.lower()}")
     channels, ones = len(site.factor), (1,) * (site.rank - 2)
     attributes: dict[str, Any] = {}
     roles: dict[str, tuple[int, ...]] = {"threshold": (channels, *ones)}
@@ -178,7 +178,7 @@ def _insert(model: ir.Model, site: Site, step: Step, value: ir.Value, taken: set
         attributes = {"group": channels}
     inputs = [value]
     for array, (role, shape) in zip(step.constants, roles.items(), strict=bool(step.constants)):
-        constant_name = _unique(f"{name}.{role}", taken)
+        constant_name = fresh_name(taken, f"{name}.{role}")
         array_of_type = array.reshape(shape).astype(site.dtype.numpy())
         constant = ir.Value(
             name=constant_name,
@@ -194,21 +194,3 @@ def _insert(model: ir.Model, site: Site, step: Step, value: ir.Value, taken: set
     assert site.node.graph is not None
     site.node.graph.insert_before(site.node, made)
     return result
-
-
-def value_names(model: ir.Model) -> set[str]:
-    """The names of all values, subgraphs included."""
-    names: set[str | None] = set()
-    for graph in model.graphs():
-        names.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
-        names.update(output.name for node in graph for output in node.outputs)
-    return {name for name in names if name is not None}
-
-
-def _unique(stem: str, taken: set[str]) -> str:
-    name, number = stem, 0
-    while name in taken:
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name)
-    return name

@@ -43,7 +43,7 @@ from edgekit.export.passes.values import (
     read_bias,
     read_own_floats,
 )
-from edgekit.export.passes.weight_edit import WeightEdit, apply_edits
+from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Floats = NDArray[np.float64]
 
@@ -73,6 +73,11 @@ _SCALE: dict[str, Callable[[ir.Node, Floats, Floats], Floats]] = {
 class FoldBatchNorm(GraphPass):
     """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm before it, where exact."""
 
+    def rewrite(self, model: ir.Model) -> None:
+        """Fold all over the model."""
+        self._writer = WeightWriter(model)
+        super().rewrite(model)
+
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
         """Fold the BatchNormalization that reads this node's output."""
         if not is_op(node, *_SCALE) or not any(
@@ -81,7 +86,7 @@ class FoldBatchNorm(GraphPass):
             return 0
         normalization = only_reader(node.outputs[0])
         factor, shift = affine(model, normalization)
-        apply_edits(model, [plan_fold(node, factor, shift)])
+        self._writer.write([plan_fold(node, factor, shift)])
         bypass(normalization, node.outputs[0])
         return 1
 

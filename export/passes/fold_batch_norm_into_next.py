@@ -39,14 +39,13 @@ from edgekit.export.passes.base import GraphPass, NotExactError, is_op
 from edgekit.export.passes.batch_norm import affine
 from edgekit.export.passes.fold_batch_norm import check_channels, gemm_bias
 from edgekit.export.passes.values import (
-    bias_stem,
     bypass,
     cast_like,
     only_reader,
     read_bias,
     read_own_floats,
-    write_constant,
 )
+from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +54,11 @@ _READERS = ("Conv", "ConvTranspose", "Gemm")
 
 class FoldBatchNormIntoNext(GraphPass):
     """Fold each BatchNormalization into the Conv or Gemm after it, where exact."""
+
+    def rewrite(self, model: ir.Model) -> None:
+        """Fold all over the model."""
+        self._writer = WeightWriter(model)
+        super().rewrite(model)
 
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
         """Fold this node into its reader, if it is a BatchNormalization."""
@@ -72,11 +76,8 @@ class FoldBatchNormIntoNext(GraphPass):
         weight, bias = fold(reader, weight, factor, shift)
         new_weight = cast_like(weight, weight_value, "weight")
         new_bias = cast_like(bias, weight_value, "bias")
-        write_constant(model, reader, 1, new_weight, "weight")
-        if len(reader.inputs) > 2 or new_bias.any():
-            write_constant(model, reader, 2, new_bias, bias_stem(reader))
-        if reader.op_type == "Gemm":
-            reader.attributes.pop("beta", None)
+        biased = len(reader.inputs) > 2 or new_bias.any()
+        self._writer.write([WeightEdit(reader, new_weight, new_bias if biased else None)])
         source = node.inputs[0]
         assert source is not None
         bypass(node, source)

@@ -29,13 +29,18 @@ from edgekit.export.passes.batch_norm import affine
 from edgekit.export.passes.fold_batch_norm import check_channels, plan_fold
 from edgekit.export.passes.move_affine_forward import check_average_pool
 from edgekit.export.passes.values import bypass, only_reader
-from edgekit.export.passes.weight_edit import WeightEdit, apply_edits
+from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Floats = NDArray[np.float64]
 
 
 class FoldBatchNormThroughConcat(GraphPass):
     """Fold each BatchNormalization behind a Concat into what makes its parts, where exact."""
+
+    def rewrite(self, model: ir.Model) -> None:
+        """Fold all over the model."""
+        self._writer = WeightWriter(model)
+        super().rewrite(model)
 
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
         """Fold the BatchNormalization that reads this node, if it is a Concat."""
@@ -45,7 +50,7 @@ class FoldBatchNormThroughConcat(GraphPass):
             return 0
         normalization = only_reader(node.outputs[0])
         factor, shift = affine(model, normalization)
-        apply_edits(model, _plan(node, factor, shift))
+        self._writer.write(_plan(node, factor, shift))
         bypass(normalization, node.outputs[0])
         return 1
 

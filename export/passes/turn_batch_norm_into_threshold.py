@@ -34,9 +34,9 @@ import onnx_ir as ir
 
 from edgekit.export.passes.base import GraphPass, NotExactError, is_op
 from edgekit.export.passes.batch_norm_forms import Thresholds, cost_ps, is_blocked, thresholds
-from edgekit.export.passes.batch_norm_site import Site, Step, find_site, replace_site, value_names
+from edgekit.export.passes.batch_norm_site import Site, Step, find_site, replace_site
 from edgekit.export.passes.move_affine_forward import plan_move
-from edgekit.export.passes.weight_edit import WeightEdit, apply_edits
+from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Policy = Literal["auto", "threshold", "keep"]
 
@@ -72,11 +72,12 @@ class TurnBatchNormIntoThreshold(GraphPass):
     def __init__(self, policy: Policy = "auto") -> None:
         super().__init__()
         self.policy = policy
-        self._taken: set[str] | None = None
+        self._blocked: dict[ir.Value, bool] = {}
 
     def rewrite(self, model: ir.Model) -> None:
         """Give each normalization its form."""
-        self._taken = None
+        self._writer = WeightWriter(model)
+        self._blocked = {}
         super().rewrite(model)
 
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
@@ -86,46 +87,43 @@ class TurnBatchNormIntoThreshold(GraphPass):
         if self.policy == "keep":
             raise NotExactError("kept, as asked for")
         site = find_site(model, node)
-        form, reason = _choose(model, site, self.policy)
+        form, reason = self._choose(model, site)
         self.tell(node, f"{_words(site.op_types)} became {_words(form.op_types(site))}{reason}")
-        if self._taken is None:
-            self._taken = value_names(model)
-        apply_edits(model, form.edits)
+        self._writer.write(form.edits)
         replace_site(
-            model, site, form.steps, keep_activation=form.keeps_activation, taken=self._taken
+            model, site, form.steps, keep_activation=form.keeps_activation, taken=self._writer.taken
         )
         return 1
 
+    def _choose(self, model: ir.Model, site: Site) -> tuple[_Form, str]:
+        """The form that the policy takes, and why not the first.
 
-def _choose(model: ir.Model, site: Site, policy: Policy) -> tuple[_Form, str]:
-    """The form that the policy takes, and why not the first.
-
-    Raises:
-        NotExactError: the site stays as it is.
-    """
-    forms: list[_Form] = []
-    reasons: list[str] = []
-    for plan in _PLANS:
-        try:
-            forms.append(plan(model, site))
-        except NotExactError as reason:
-            reasons.append(str(reason))
-    if not forms:
-        raise NotExactError(reasons[0])
-    why = f", as {reasons[0]}" if len(forms) < len(_PLANS) and reasons else ""
-    if policy == "threshold":
-        short = [form for form in forms if len(form.op_types(site)) <= len(site.op_types)]
-        return (short or forms)[0], why
-    blocked = is_blocked(site.source)
-    costs = [cost_ps(form.op_types(site), blocked) for form in forms]
-    own = cost_ps(site.op_types, blocked)
-    if min(costs) > own:
-        layout = "in" if blocked else "outside"
-        raise NotExactError(
-            f"{_words(forms[0].op_types(site))} would cost {costs[0]} ps an element {layout} "
-            f"onnxruntime's blocked layout, {_words(site.op_types)} costs {own}{why}"
-        )
-    return forms[costs.index(min(costs))], why
+        Raises:
+            NotExactError: the site stays as it is.
+        """
+        forms: list[_Form] = []
+        reasons: list[str] = []
+        for plan in _PLANS:
+            try:
+                forms.append(plan(model, site))
+            except NotExactError as reason:
+                reasons.append(str(reason))
+        if not forms:
+            raise NotExactError(reasons[0])
+        why = f", as {reasons[0]}" if len(forms) < len(_PLANS) and reasons else ""
+        if self.policy == "threshold":
+            short = [form for form in forms if len(form.op_types(site)) <= len(site.op_types)]
+            return (short or forms)[0], why
+        blocked = is_blocked(site.source, self._blocked)
+        costs = [cost_ps(form.op_types(site), blocked) for form in forms]
+        own = cost_ps(site.op_types, blocked)
+        if min(costs) > own:
+            layout = "in" if blocked else "outside"
+            raise NotExactError(
+                f"{_words(forms[0].op_types(site))} would cost {costs[0]} ps an element {layout} "
+                f"onnxruntime's blocked layout, {_words(site.op_types)} costs {own}{why}"
+            )
+        return forms[costs.index(min(costs))], why
 
 
 def _words(op_types: tuple[str, ...]) -> str:

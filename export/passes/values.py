@@ -127,7 +127,7 @@ def write_constant(
         old.type = ir.TensorType(old.const_value.dtype)
         return
     assert node.graph is not None
-    name = _fresh_name(names(model) if taken is None else taken, stem)
+    name = fresh_name(names(model) if taken is None else taken, stem)
     tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -214,7 +214,8 @@ def _where_from(value: ir.Value | None) -> str:
     return f"{value.name} is computed by {producer.op_type}, not stored"
 
 
-def _fresh_name(taken: set[str], stem: str) -> str:
+def fresh_name(taken: set[str], stem: str) -> str:
+    """The stem, or the stem with a number; it is added to the names that are taken."""
     name, number = stem, 0
     while name in taken:
         number += 1
