@@ -125,8 +125,8 @@ def front_png(candidates: Sequence[Candidate], title: str, path: Path) -> None:
             layout="constrained",
             facecolor=for_picture(SURFACE),
         )
-        axes = figure.subplots(rows, 2, squeeze=False, sharey=True).flat
-        for axis in list(axes)[len(shown) :]:
+        axes = list(figure.subplots(rows, 2, squeeze=False, sharey=True).flat)
+        for axis in axes[len(shown) :]:
             axis.set_visible(False)
         found = [
             _panel(axis, cost, candidates, for_picture)

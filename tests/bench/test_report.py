@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from edgekit.bench.figures import Figures
 from edgekit.bench.latency import Latency
 from edgekit.bench.machine import Machine
 from edgekit.bench.report.front import pareto_front, report_front_png
+from edgekit.bench.report.style import LIGHT, SERIES
 from edgekit.bench.report.table import bytes_text, count_text, summary_markdown
 from edgekit.bench.results import AccuracyFigures, BenchReport, ModelResult
 from edgekit.bench.scores import Scores
@@ -114,7 +115,11 @@ def test_the_front_is_drawn(report: BenchReport, tmp_path: Path) -> None:
     report_front_png(report, tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as image:
         assert image.width > 1000
-        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 50
+        drawn = {color for _, color in image.convert("RGB").getcolors(1 << 24) or []}
+    for stand_in in SERIES[: len(report.models)]:
+        assert ImageColor.getrgb(LIGHT[stand_in]) in drawn
+    assert ImageColor.getrgb(LIGHT[SERIES[6]]) not in drawn  # no seventh model
+    assert ImageColor.getrgb(SERIES[0]) not in drawn
 
 
 def test_the_front_needs_accuracy(report: BenchReport, tmp_path: Path) -> None:
