@@ -33,6 +33,9 @@ from edgekit.options import Format
 # Refusals of one kind are listed by node up to here, then counted.
 _LISTED_NODES = 3
 
+# The counts of a comparison, with numbers of five digits.
+_COUNTS_WIDTH = 56
+
 Key = TypeVar("Key")
 
 
@@ -260,6 +263,7 @@ def print_diff(diff: GraphDiff, format_: Format) -> None:
         _print_json(diff.to_json())
         return
     table = _table("node", "operator", "change", "what differs")
+    table.min_width = _COUNTS_WIDTH  # a caption is folded at the table's width
     for node in diff.nodes:
         if node.change is not Change.SAME:
             name = node.before if node.after is None else node.after

@@ -39,7 +39,8 @@
             document.getElementById('legend').append(element('li', {}, mark(change), `${count} ${change}`));
         }
         const differing = diff.nodes.filter((node) => node.change !== 'same');
-        document.getElementById('nodes').append(...differing.map(entry));
+        const entries = differing.length > 0 ? differing.map(entry) : [element('li', {}, 'No node differs.')];
+        document.getElementById('nodes').append(...entries);
     };
 
     start();

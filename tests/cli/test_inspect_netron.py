@@ -239,6 +239,17 @@ def test_bad_input_is_one_line(refuses: Command, model: Path, tmp_path: Path) ->
         assert f"port {port}" in refuses("inspect", model, "--netron", "--port", port).err
 
 
+def test_two_models_that_are_the_same_say_so(
+    browser: webdriver.Chrome, edgekit: Command, model: Path
+) -> None:
+    outcome = edgekit("inspect", "--before", model, "--after", model)
+    assert "6 same, 0 changed, 0 removed, 0 added" in outcome.out
+    with netron("--before", model, "--after", model) as url:
+        browser.get(url)
+        nodes = browser.find_element(By.ID, "nodes")
+        WebDriverWait(browser, 10).until(lambda _: nodes.text == "No node differs.")
+
+
 def test_what_differs_is_printed_too(edgekit: Command, model: Path, folded: Path) -> None:
     table = edgekit("inspect", "--before", model, "--after", folded)
     assert table.status == 0
