@@ -15,6 +15,8 @@ from edgekit.runtime.errors import DataError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import run_batch
 
+_MOST_IMAGES = 256
+_INPUT_BYTES = 8 * 1024**2
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
@@ -69,7 +71,7 @@ def evaluate(
     preprocessing: Preprocessing,
     split: Split,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Classify every image of a split.
@@ -78,7 +80,9 @@ def evaluate(
         session: The model.
         preprocessing: What turns the split's pixels into the model's input.
         split: Images and labels.
-        batch_size: Images a run; memory grows with it, the result does not depend on it.
+        batch_size: Images a run, on which memory depends. By default 256, and fewer of large ones.
+            The result does not depend on it, but for a model that quantizes dynamically: it takes
+            the range of an activation from the whole batch.
         progress: Called with (images done, images in all) after each batch.
 
     Raises:
@@ -99,7 +103,7 @@ def evaluate_with(
     preprocessing: Preprocessing,
     split: Split,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Accuracy:
     """Do what `evaluate` does, with any function from a batch to logits [N, classes].
@@ -110,7 +114,7 @@ def evaluate_with(
     _check_class_names(preprocessing, split)
     predictions = np.empty(len(split), np.int64)
     done = 0
-    for images, _ in batches(split, batch_size):
+    for images, _ in batches(split, batch_size or _images_a_run(preprocessing)):
         outputs = classify(preprocessing(images))
         if outputs.shape[1] != len(split.class_names):
             raise DataError(
@@ -127,6 +131,11 @@ def evaluate_with(
         if progress is not None:
             progress(done, len(split))
     return Accuracy(predictions, split.labels)
+
+
+def _images_a_run(preprocessing: Preprocessing) -> int:
+    """As many as fill `_INPUT_BYTES`: activations take a multiple of what goes in."""
+    return max(1, min(_MOST_IMAGES, _INPUT_BYTES // (4 * math.prod(preprocessing.input_shape))))
 
 
 def _check_class_names(preprocessing: Preprocessing, split: Split) -> None:

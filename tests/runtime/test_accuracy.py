@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
-from edgekit.runtime.accuracy import Accuracy, evaluate, wilson_interval
+from edgekit.runtime.accuracy import Accuracy, evaluate, evaluate_with, wilson_interval
 from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.errors import DataError
 from edgekit.runtime.preprocessing import Preprocessing
@@ -67,3 +68,19 @@ def test_outputs_that_are_not_finite_are_refused(classifier: Build) -> None:
     model.graph.initializer[-1].CopyFrom(onnx.numpy_helper.from_array(broken, "weight"))
     with pytest.raises(DataError, match="not finite"):
         evaluate(open_session(model), PREPROCESSING, make_split())
+
+
+@pytest.mark.parametrize(("side", "most"), [(8, 256), (224, 13), (3000, 1)])
+def test_large_images_are_classified_a_few_at_a_time(side: int, most: int) -> None:
+    preprocessing = Preprocessing(side, side, (0.5,) * 3, (0.2,) * 3)
+    count = 2 * most + 1 if side < 3000 else 2
+    images = np.broadcast_to(np.zeros((1, side, side, 3), np.uint8), (count, side, side, 3))
+    split = Split("big", "test", ArrayImages(images), np.zeros(count, np.int64), ("a", "b"))
+    sizes: list[int] = []
+
+    def classify(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        sizes.append(len(batch))
+        return np.zeros((len(batch), 2), np.float32)
+
+    assert evaluate_with(classify, preprocessing, split).total == sum(sizes) == count
+    assert max(sizes) == most
