@@ -64,7 +64,7 @@ def speed_notes(report: BenchReport) -> list[str]:
         if difference is not None and difference > NOTED_DIFFERENCE:
             notes.append(
                 f"{PurePath(model.figures.path).name}: {report.settings.engine}'s outputs differ "
-                f"from onnxruntime's by {difference:.1%} of the largest."
+                f"from onnxruntime's by up to {difference:.2g} times the largest."
             )
     return notes
 
@@ -144,7 +144,7 @@ def _cold_starts(named: Sequence[tuple[str, ModelResult]]) -> TextTable:
             rows.append(
                 (
                     name,
-                    *(f"{time:.3g}" for time in times),
+                    *(_ms(time) for time in times),
                     f"{model.latency.p50_ms:.3g}",
                     *("" if size is None else bytes_text(size) for size in memory),
                 )
@@ -212,6 +212,10 @@ def _loadgen(named: Sequence[tuple[str, ModelResult]]) -> TextTable:
         ("model", "scenario", "p90 ms", "samples/s", "LoadGen says"),
         tuple(rows),
     )
+
+
+def _ms(time: float) -> str:
+    return f"{time:,.0f}" if time >= 100 else f"{time:.3g}"
 
 
 def _times(ratio: float | None) -> str:

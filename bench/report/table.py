@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+from edgekit.bench.report.json_object import printable
 from edgekit.bench.report.results_file import Entry, Run, run_of
 from edgekit.bench.results import BenchReport
 
@@ -118,7 +119,15 @@ def run_heading(run: Run) -> str:
         how.append(f"batch {batch}")
     if isinstance(iterations, int):
         how.append(f"median of {_plural(iterations, 'run')}")
-    return f"{data}; {', '.join(how)}, onnxruntime {run.onnxruntime}."
+    return f"{data}; {', '.join(how)}, {_engine(run)}."
+
+
+def _engine(run: Run) -> str:
+    """What ran the models; files of earlier releases, which had no choice, do not say."""
+    engine = run.settings.get("engine", "onnxruntime")
+    if engine == "onnxruntime":
+        return f"onnxruntime {run.onnxruntime}"
+    return printable(f"{engine} {run.settings.get('engine_version', '')}").strip()
 
 
 def notes(report: BenchReport) -> list[str]:
