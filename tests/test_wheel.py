@@ -59,13 +59,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_source_and_recipe(wheel: Path) -> None:
+def test_wheel_holds_every_source_recipe_and_page(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
     sources = {
         path.relative_to(ROOT).as_posix()
         for room in ("edgekit", "bench", "export", "runtime", "train")
         for path in (ROOT / room).rglob("*")
-        if path.suffix in (".py", ".toml", ".typed")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     expected = {name if name.startswith("edgekit/") else f"edgekit/{name}" for name in sources}
     assert packed == expected
@@ -103,3 +103,10 @@ def test_a_light_installation_measures_and_explains_what_is_missing(
     missing = run(edgekit, "train", "densenet-digits", "-o", tmp_path / "run", ok=False)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
     assert "pip install 'edgekit[train]'" in missing.stderr
+
+    results, page = tmp_path / "results.json", tmp_path / "report.html"
+    results.write_text(run(edgekit, "bench", model, *data, "--format", "json").stdout)
+    missing = run(edgekit, "report", results, "-o", page, ok=False)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "pip install 'edgekit[report]'" in missing.stderr
+    run(edgekit, "report", results, "-o", tmp_path / "report.md")
