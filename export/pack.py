@@ -48,6 +48,7 @@ _TYPES = (
 _STRUCTURAL = ("Resize", "Upsample", "Pad", "Tile", "Range", "Expand", "If", "Loop", "Scan")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _MULTIPLIED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_HANDED_ON = ("Cast", "Identity", "Reshape", "Transpose")
 # Model-local functions came with this version of the format.
 _FUNCTION_IR_VERSION = 8
 
@@ -175,9 +176,10 @@ def _first_that_folds(
             banned |= left
             notes += [f"{s}: not used, onnxruntime does not unpack it at load" for s in left]
         notes.append("zero points and biases stay as they were: onnxruntime needs them so")
+    hint = "leave out --pack" if form == "inline" else "use --pack inline"
     raise PassError(
         "packing changed what onnxruntime makes of the model "
-        f"({_changes(reference, loaded)}): leave out --pack"
+        f"({_changes(reference, loaded)}): {hint}"
     )
 
 
@@ -229,9 +231,17 @@ def _packables(model: ir.Model) -> list[Packable]:
             or any(user.op_type in _STRUCTURAL for user, _ in value.uses())
         ):
             continue
-        multiplied = all(user.op_type in _MULTIPLIED for user, _ in value.uses())
-        found.append(Packable(value, signed_zeros=not multiplied))
+        found.append(Packable(value, signed_zeros=not _is_multiplied(value)))
     return found
+
+
+def _is_multiplied(value: ir.Value) -> bool:
+    """Whether a value goes into sums of products alone, in which the sign of a zero is lost."""
+    return not value.is_graph_output() and all(
+        user.op_type in _MULTIPLIED
+        or (user.op_type in _HANDED_ON and _is_multiplied(user.outputs[0]))
+        for user, _ in value.uses()
+    )
 
 
 def _blobs(tensors: list[Packable], banned: set[Storage]) -> list[Blob]:

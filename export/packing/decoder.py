@@ -13,6 +13,7 @@ where it is part of a larger graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ FUNCTION_DOMAIN = "edgekit"
 
 _INT32 = int(ir.DataType.INT32)
 _FIELDS = (4, 2, 1)
+# So many shapes are replaced by one with an open axis; an open axis takes ten bytes in the file.
+_SHARED_SHAPES = 3
 
 # Writes a decoder's nodes: given the streams, returns the flat tensor.
 Body = Callable[[Builder, Sequence[ir.Value]], ir.Value]
@@ -69,9 +72,10 @@ def write_blob(b: Builder, blob: Blob, functions: dict[str, ir.Function] | None)
     flat = _decoded(b, storage, stored, functions)
     sizes = [tensor.array.size for tensor in blob.tensors]
     pieces = _parted(b, flat, sizes, length - sum(sizes))
+    shapes = _reshapes([tensor.shape for tensor in blob.tensors])
     for index, (tensor, piece) in enumerate(zip(blob.tensors, pieces, strict=False)):
         values = b.add("Gather", books[index], piece) if books else piece
-        _take_place(b, tensor, values)
+        _take_place(b, tensor, values, shapes[index])
 
 
 def _nonzero(blob: Blob) -> NDArray[np.bool_]:
@@ -195,9 +199,19 @@ def _parted(b: Builder, flat: ir.Value, sizes: list[int], filling: int) -> Seque
     return b.split("Split", [flat, b.constant(np.array(sizes))], len(sizes), axis=0)
 
 
-def _take_place(b: Builder, tensor: Packable, values: ir.Value) -> None:
+def _reshapes(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """What a Reshape needs for each shape: one with input channels left open serves several."""
+    opened = [(*shape[:1], -1, *shape[2:]) for shape in shapes]
+    served = Counter(open_shape for _, open_shape in set(zip(shapes, opened, strict=True)))
+    return [
+        open_shape if served[open_shape] >= _SHARED_SHAPES and 0 not in shape else shape
+        for shape, open_shape in zip(shapes, opened, strict=True)
+    ]
+
+
+def _take_place(b: Builder, tensor: Packable, values: ir.Value, shape: tuple[int, ...]) -> None:
     if len(tensor.shape) != 1:
-        values = b.add("Reshape", values, b.constant(np.array(tensor.shape)))
+        values = b.add("Reshape", values, b.constant(np.array(shape)))
         b.nodes[-1].name = tensor.name
     graph = tensor.value.graph
     assert graph is not None
