@@ -99,7 +99,7 @@ def demo(
     from edgekit.tables import print_bench
 
     print_bench(BenchResult(run_demo(output, force=force)), format_)
-    console.say(f"models, bench.json, summary.md and front.png are in {output}")
+    console.say(f"models, bench.json, summary.md, front.png and report.html are in {output}")
 
 
 @app.command()
@@ -409,6 +409,7 @@ def bench(
     max_drop: Annotated[
         float | None,
         typer.Option(
+            min=0,
             metavar="POINTS",
             help="Fail if top-1 is lower than the first model's, or the baseline's, by more.",
             show_default=False,
