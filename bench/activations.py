@@ -93,6 +93,8 @@ def _buffers(graph: ir.Graph, inputs: list[ir.Value]) -> dict[ir.Value, ir.Value
     """Activation -> the activation whose buffer it has."""
     buffers = {value: value for value in inputs}
     for node in graph:
+        if node.outputs and all(value.const_value is not None for value in node.outputs):
+            continue
         read = [value for value in _reads(node) if value is not None]
         if operator(node) != "If" and all(_is_constant(value, buffers, graph) for value in read):
             continue

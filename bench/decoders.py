@@ -106,7 +106,7 @@ def find_decoders(model: ir.Model, constant: set[ir.Node]) -> list[Decoder]:
         if node not in constant or operator(node) in STORES:
             continue
         for value in node.outputs:
-            if not _leaves(value, constant):
+            if value.const_value is not None or not _leaves(value, constant):
                 continue
             nodes = frozenset(_producers(value))
             if all(operator(producer) in _PLAIN for producer in nodes):
@@ -139,7 +139,7 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
             continue
         seen.add(node)
         yield node
-        open_values += [v for v in node.inputs if v is not None]
+        open_values += [v for v in node.inputs if v is not None and v.const_value is None]
 
 
 def _stored(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
@@ -149,8 +149,7 @@ def _stored(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
         for value in node.inputs:
             if value is None or value in seen:
                 continue
-            producer = value.producer()
-            if producer is None or operator(producer) in STORES:
+            if stored_tensor(value) is not None:
                 seen.add(value)
                 yield value
 

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from edgekit.bench.shape_arithmetic import fold_shapes
 from edgekit.bench.stand_ins import ADDED, stand_in
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
@@ -47,6 +48,8 @@ def with_static_shapes(
     sizes = _bind_inputs(work, input_shapes or {})
     declared = {value: value.shape for node in work.graph for value in node.outputs}
     _take_over(work.graph, _infer(work, sizes).graph)
+    while not _all_known(work.graph) and fold_shapes(work):
+        _take_over(work.graph, _infer(work, sizes).graph)
     if _take_declared(declared, sizes):
         _take_over(work.graph, _infer(work, sizes, keep=True).graph)
     return work
@@ -145,6 +148,14 @@ def _bound(value: ir.Value, given: Shape | None) -> list[int | ir.SymbolicDim]:
     return dims
 
 
+def _all_known(graph: ir.Graph) -> bool:
+    return all(
+        output.shape is not None and output.shape.is_static()
+        for node in graph
+        for output in node.outputs[:1]
+    )
+
+
 def _take_declared(declared: Mapping[ir.Value, ir.Shape | None], sizes: Mapping[str, int]) -> bool:
     """Give values whose shape could not be inferred the one that the file states."""
     taken = False
@@ -185,6 +196,9 @@ def _strip(node: ir.Node, scope: ir.Graph, sizes: Mapping[str, int]) -> None:
     if attribute is not None and not attribute.is_ref():
         stub = _stub(attribute.value, "value")
         node.attributes["value"] = ir.AttrTensor("value", stub)
+    if node.inputs and node.outputs and node.outputs[0].const_value is not None:
+        _become_constant(node)
+        return
     if stand_in(node, scope):
         return
     standard = node.domain in STANDARD_DOMAINS
@@ -193,6 +207,17 @@ def _strip(node: ir.Node, scope: ir.Graph, sizes: Mapping[str, int]) -> None:
         output.shape = known
     if node.op_type == "Loop":
         _carry_over(node, sizes)
+
+
+def _become_constant(node: ir.Node) -> None:
+    """Show the inference what `shape_arithmetic` found."""
+    found = [output.const_value for output in node.outputs]
+    if len(found) != 1 or found[0] is None:
+        return
+    node.op_type, node.domain = "Constant", ""
+    node.resize_inputs(0)
+    node.attributes.clear()
+    node.attributes["value"] = ir.AttrTensor("value", found[0])
 
 
 def _carry_over(loop: ir.Node, sizes: Mapping[str, int]) -> None:

@@ -346,6 +346,26 @@ def test_open_axes_are_asked_for_by_the_node_that_needs_them(graph: Graph) -> No
         count(graph(OPEN, w=weights(), b=BIAS))
 
 
+def test_sizes_that_the_graph_computes_are_computed(graph: Graph) -> None:
+    """Half of the channels, by a division, as exporters write it."""
+    text = f"""
+    {HEAD}
+    agraph (float[batch, 4, 4, 4] x) => (float[batch, 3, 4, 4] y)
+    <int64 one = {{1}}, int64 two = {{2}}, int64[1] zero = {{0}}, int64[1] axis = {{1}}>
+    {{
+        sizes = Shape (x)
+        channels = Gather (sizes, one)
+        half = Div (channels, two)
+        stop = Unsqueeze (half, zero)
+        part = Slice (x, zero, stop, axis)
+        y = Conv <pads = [1, 1, 1, 1]> (part, w, b)
+    }}
+    """
+    counts = count(graph(text, w=weights(), b=BIAS))
+    assert (counts.macs, counts.params, counts.uncounted_ops) == (864, 57, ())
+    assert counts.peak_activation_bytes == 4 * (64 + 32)
+
+
 def test_a_shape_that_cannot_be_inferred_is_taken_from_the_file(graph: Graph) -> None:
     text = f"""
     {HEAD}
