@@ -90,6 +90,12 @@ def read_candidate(path: Path, split: Split | None, settings: BenchSettings) -> 
     try:
         for size in dict.fromkeys((settings.batch_size, *settings.sweep_batch_sizes)):
             check_batch_size(loaded.input, size)
+        fixed = loaded.input.shape[0]
+        if "SingleStream" in settings.loadgen and isinstance(fixed, int) and fixed != 1:
+            raise InputError(
+                f"LoadGen's SingleStream sends one image at a time, the model takes batches of "
+                f"{fixed} only: give --loadgen Offline"
+            )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     preprocessing = model_preprocessing(model)

@@ -12,7 +12,8 @@ import numpy as np
 from edgekit.bench.candidate import Candidate, read_candidate
 from edgekit.bench.conditions import conditions, snapshot
 from edgekit.bench.engines import find_engine
-from edgekit.bench.machine import describe_machine
+from edgekit.bench.loadgen import import_loadgen
+from edgekit.bench.machine import Machine, describe_machine
 from edgekit.bench.pinning import pinned
 from edgekit.bench.profile import node_shares
 from edgekit.bench.quality import Quality, measure_quality
@@ -56,19 +57,23 @@ def bench_models(
         raise InputError("--signal-to-noise needs images: give some with --data")
     if split is not None:
         split = _limited(split, settings.limit)
+    if settings.loadgen:
+        import_loadgen()
+    machine = describe_machine()  # with all its cores, pinned or not
     threads = max((settings.threads, *settings.sweep_threads))
     with pinned(threads) if settings.pin else nullcontext() as cores:
-        return _bench(paths, split, settings, progress or (lambda *_: None), cores)
+        report = _bench(paths, split, settings, machine, progress or (lambda *_: None))
+    return replace(report, pinned_cores=cores)
 
 
 def _bench(
     paths: Sequence[Path],
     split: Split | None,
     settings: BenchSettings,
+    machine: Machine,
     report: Progress,
-    cores: tuple[int, ...] | None,
 ) -> BenchReport:
-    machine, before = describe_machine(), snapshot()
+    before = snapshot()
     engine_version = find_engine(settings.engine).prepare()
     candidates = []
     for index, path in enumerate(paths):
@@ -84,7 +89,6 @@ def _bench(
         models=tuple(map(_result, candidates, qualities, speeds)),
         conditions=conditions(before, snapshot(), machine.cores),
         engine_version=engine_version,
-        pinned_cores=cores,
     )
 
 

@@ -73,7 +73,7 @@ def run_loadgen(
         MissingExtraError: the package mlcommons-loadgen is not installed.
         ModelFileError: the model failed, or LoadGen wrote no summary.
     """
-    loadgen = _loadgen()
+    loadgen = import_loadgen()
     settings = loadgen.TestSettings()
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.scenario = getattr(loadgen.TestScenario, scenario)
@@ -152,7 +152,12 @@ def _start_test(
         return path.read_text("utf-8", errors="replace")
 
 
-def _loadgen() -> Any:
+def import_loadgen() -> Any:
+    """LoadGen's Python module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import mlperf_loadgen
     except ImportError as error:

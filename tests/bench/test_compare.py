@@ -222,9 +222,14 @@ def test_a_fixed_batch_is_refused_before_anything_runs(
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     path.write_bytes(proto.SerializeToString())
     steps: list[str] = []
-    settings = replace(QUICK, batch_size=4, sweep_batch_sizes=(8,))
-    with pytest.raises(InputError, match=r"model\.onnx.*batches of 4 only, not of 8"):
-        bench_models([path], images, settings, progress=lambda stage, *_: steps.append(stage))
+    for settings, message in (
+        (replace(QUICK, batch_size=4, sweep_batch_sizes=(8,)), "batches of 4 only, not of 8"),
+        (replace(QUICK, batch_size=4, loadgen=("SingleStream",)), "--loadgen Offline"),
+    ):
+        if settings.loadgen:
+            pytest.importorskip("mlperf_loadgen")
+        with pytest.raises(InputError, match=rf"model\.onnx.*{message}"):
+            bench_models([path], images, settings, progress=lambda stage, *_: steps.append(stage))
     assert not steps
 
 
@@ -247,6 +252,7 @@ def test_pinning_is_told_and_undone(classifier_file: ModelFile) -> None:
     before = os.sched_getaffinity(0)
     report = bench_models([classifier_file()], None, replace(QUICK, pin=True)).to_json()
     assert report["settings"]["pinned_cores"] == [max(before)]
+    assert report["machine"]["cores"] == len(before)
     assert os.sched_getaffinity(0) == before
 
 
