@@ -8,7 +8,9 @@ twice counts once. `mac_rules` says what is a MAC, `params` which tensors hold l
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -148,6 +150,11 @@ def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> C
         ModelFileError: the shapes of an operator that multiplies cannot be inferred, or
             `input_shapes` does not fit.
     """
+    with _paused_collection():
+        return _count(model, input_shapes)
+
+
+def _count(model: ir.Model, input_shapes: Mapping[str, Shape] | None) -> Counts:
     work = with_static_shapes(model, input_shapes)
     constant = constant_nodes(work.graph)
     stored = parameters(work, find_decoders(work, constant))
@@ -161,6 +168,18 @@ def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> C
         activations=_peak_per_sample(work, batch),
         precision=model_precision(work),
     )
+
+
+@contextmanager
+def _paused_collection() -> Iterator[None]:
+    """Without the cyclic collector, which would walk a model's many live objects over and over."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _peak_per_sample(model: ir.Model, batch: int) -> Peak | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,14 @@ def test_conv_by_hand(graph: Graph) -> None:
     assert (node.params, node.nonzero, node.macs, node.effective_macs) == (57, 51, 864, 784)
     assert (node.weight_bits, node.activation_bits, node.has_bias) == (32, 32, True)
     assert (counts.uncounted_ops, counts.precision) == ((), "fp32")
+
+
+def test_the_collector_is_left_as_it_was(graph: Graph) -> None:
+    count(graph(CONV, w=weights(), b=BIAS))
+    assert gc.isenabled()
+    with pytest.raises(ModelFileError):
+        count(graph(CONV, w=weights(), b=BIAS), {"nope": (1,)})
+    assert gc.isenabled()
 
 
 def test_the_model_is_left_as_it_was(graph: Graph) -> None:
