@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -39,8 +39,6 @@ from edgekit.export.passes.move_affine_forward import plan_move
 from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Policy = Literal["auto", "threshold", "keep"]
-
-POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @dataclass(frozen=True)
