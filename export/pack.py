@@ -117,9 +117,10 @@ def pack(
 
     Raises:
         InputError: the codebook's width is out of range.
-        ModelFileError: the opset is too old, or the model does not run.
+        ModelFileError: the model is packed already, its opset is too old, or it does not run.
         PassError: onnxruntime does not make the same of the packed model.
     """
+    check_unpacked(model)
     if codebook is not None:
         check_bits(codebook)
     if model.opset_imports.get("", 0) < MIN_OPSET:
@@ -152,6 +153,16 @@ def pack(
         notes=tuple(notes),
     )
     return PackResult(attempt.model, report)
+
+
+def check_unpacked(model: ir.Model) -> None:
+    """Refuse a model whose weights a step would not find, because they are packed.
+
+    Raises:
+        ModelFileError: it is packed.
+    """
+    if METADATA_KEY in model.metadata_props:
+        raise ModelFileError("the model is packed already: start from the one before --pack")
 
 
 def _first_that_folds(

@@ -20,7 +20,7 @@ from edgekit.export.graph import (
     session_source,
     set_metadata,
 )
-from edgekit.export.pack import PackReport
+from edgekit.export.pack import PackReport, check_unpacked
 from edgekit.export.quantize import DEFAULT_METHOD, quantize
 from edgekit.export.quantize_report import QuantizeReport
 from edgekit.runtime.accuracy import evaluate
@@ -142,6 +142,7 @@ def quantize_file(
     if calibration_report is not None:
         check_calibration_report(calibration_report, precision, force=force, files=[path, output])
     model = load_graph(path)
+    check_unpacked(model)
     by_hand = normalization != AS_STORED
     preprocessing = normalization.of(model) if calibration or max_drop or by_hand else None
     reader = held_out = None

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekit.export.graph import load_graph, save_graph
+from edgekit.export.pack import pack
 from edgekit.options import with_pack_form
 
 SPARSE = """
@@ -72,6 +74,18 @@ def test_quantize_packs_a_codebook_in_a_function(model: Path, tmp_path: Path) ->
     assert "3 bits; largest difference of an output" in done.stdout
     assert "function: " in done.stdout
     assert onnx.load(output).functions
+
+
+@pytest.mark.parametrize("command", [["optimize", "--pack"], ["quantize", "--precision=fp16"]])
+def test_a_packed_model_is_not_packed_or_quantized_again(
+    command: list[str], model: Path, tmp_path: Path
+) -> None:
+    packed, output = tmp_path / "packed.onnx", tmp_path / "again.onnx"
+    save_graph(pack(load_graph(model)).model, packed)
+    done = edgekit(command[0], packed, *command[1:], "-o", output)
+    assert done.returncode == 2
+    assert "packed already: start from the one before --pack" in done.stderr
+    assert not output.exists()
 
 
 def test_a_codebook_out_of_range_is_one_line(model: Path, tmp_path: Path) -> None:
