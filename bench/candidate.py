@@ -17,6 +17,7 @@ from edgekit.bench.latency import check_batch_size, fill_batch
 from edgekit.bench.provenance import provenance
 from edgekit.bench.settings import BenchSettings
 from edgekit.bench.shapes import Shape
+from edgekit.export.calibration import single_input
 from edgekit.export.graph import load_graph, model_preprocessing
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import DataError, InputError
@@ -45,7 +46,7 @@ class Candidate:
 
     def sample_shape(self, settings: BenchSettings) -> Shape | None:
         """Shape of one sample where the settings or the model's metadata give it."""
-        given = settings.input_shapes.get(self.loaded.input.name)
+        given = settings.input_shapes.get(str(single_input(self.model).name))
         if given is not None:
             return tuple(given[1:])
         return None if self.preprocessing is None else self.preprocessing.input_shape
@@ -100,8 +101,8 @@ def read_candidate(path: Path, split: Split | None, settings: BenchSettings) -> 
         raise InputError(f"{path}: {error}") from error
     preprocessing = model_preprocessing(model)
     if split is not None:
-        entry = loaded.input
-        shape: Sequence[int | str | None] = settings.input_shapes.get(entry.name, entry.shape)
+        name = str(single_input(model).name)  # an engine may give it another
+        shape: Sequence[int | str | None] = settings.input_shapes.get(name, loaded.input.shape)
         preprocessing = preprocessing_of(
             model.metadata_props, shape, mean=settings.mean, std=settings.std
         )

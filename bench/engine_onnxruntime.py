@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class OnnxruntimeModel:
     def __init__(self, path: Path, threads: int) -> None:
         self.session = open_session(path, threads=threads, validate=False)
 
-    @property
+    @cached_property
     def input(self) -> InputSpec:
         """What the model takes."""
         return input_spec(self.session)

@@ -7,6 +7,7 @@ it is told to keep to float32, so that the engines are compared at the precision
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class OpenvinoModel:
         self._request = compiled.create_infer_request()
         self._compiled = compiled
 
-    @property
+    @cached_property
     def input(self) -> InputSpec:
         """What the model takes.
 

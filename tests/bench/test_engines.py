@@ -91,6 +91,24 @@ def test_a_comparison_runs_on_an_engine(
     assert printed["engine_version"]
 
 
+def test_a_shape_is_given_by_the_file_s_own_input_name(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    agraph (float[n, c, h, w] picture) => (float[n, k] y) {
+        half = Cast <to = 10> (picture)
+        flat = Flatten (half)
+        y = Cast <to = 1> (flat)
+    }
+    """
+    path = tmp_path / "half.onnx"
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    settings = replace(QUICK, engine="openvino", input_shapes={"picture": (1, 1, 8, 8)})
+    (model,) = bench_models([path], None, settings).models
+    assert model.difference_to_onnxruntime is not None
+    assert model.difference_to_onnxruntime < 1e-3  # half precision, kept or not
+
+
 def quantized_file(tmp_path: Path) -> Path:
     path = tmp_path / "quantized.onnx"
     path.write_bytes(onnx.parser.parse_model(QUANTIZED).SerializeToString())
