@@ -55,28 +55,36 @@ def confusion_svg(confusion: ConfusionEntry, name: str, title: str) -> str:
     shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
     classes = len(matrix)
     with plot_style():
+        from matplotlib.collections import PatchCollection
+        from matplotlib.colors import to_rgba
         from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
 
         figure = Figure(figsize=(3.7, 3.7), layout="constrained")
         axis = figure.subplots()
-        for row, column in np.argwhere(matrix > 0):
-            # the smallest share is still seen, and numbers stay legible on either side of half
-            alpha = 0.1 + 0.9 * float(shares[row, column])
-            corner = (column - 0.5, row - 0.5)
-            axis.add_patch(Rectangle(corner, 1, 1, facecolor=ACCENT, alpha=alpha, linewidth=0))
-            if classes <= _MOST_NUMBERS:
+        cells = np.argwhere(matrix > 0)
+        alphas = [opacity(float(shares[row, column])) for row, column in cells]
+        squares = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in cells]
+        colors = [to_rgba(ACCENT, alpha) for alpha in alphas]
+        axis.add_collection(PatchCollection(squares, facecolors=colors, linewidths=0))
+        if classes <= _MOST_NUMBERS:
+            for (row, column), alpha in zip(cells, alphas, strict=True):
                 axis.text(
                     column,
                     row,
                     f"{int(matrix[row, column])}",
-                    color=SURFACE if alpha > 0.75 else INK,
+                    color=SURFACE if alpha > 0.5 else INK,
                     fontsize=8,
                     horizontalalignment="center",
                     verticalalignment="center_baseline",
                 )
         _frame(axis, confusion)
         return svg(figure, name, title, _description(confusion))
+
+
+def opacity(share: float) -> float:
+    """How dark a cell is: the smallest share is seen, and no cell hides the number in it."""
+    return 0.1 + 0.8 * share if share < 0.5 else 0.8 + 0.2 * share
 
 
 def _frame(axis: object, confusion: ConfusionEntry) -> None:

@@ -16,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from edgekit.bench.report.calibration import read_calibration
 from edgekit.bench.report.markdown import report_markdown
+from edgekit.bench.report.mistakes import opacity
 from edgekit.bench.report.page import report_html
 from edgekit.bench.report.results_file import read_runs
 from edgekit.bench.report.style import LIGHT
@@ -211,6 +212,22 @@ def test_colors_reach_the_contrast_of_wcag_aa(scheme: str) -> None:
             assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground)
     for name in [name for name in colors if name.startswith("series")]:
         assert contrast(colors[name], colors["surface"]) >= 3, name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_in_cells_can_be_read(scheme: str) -> None:
+    colors = schemes()[scheme]
+    for percent in range(101):
+        alpha = opacity(percent / 100)
+        mixed = "#" + "".join(
+            f"{round(alpha * int(over, 16) + (1 - alpha) * int(under, 16)):02x}"
+            for over, under in zip(
+                re.findall("..", colors["accent"][1:]),
+                re.findall("..", colors["surface"][1:]),
+                strict=True,
+            )
+        )
+        assert contrast(mixed, colors["surface" if alpha > 0.5 else "ink"]) >= 4.5, percent
 
 
 def test_a_picture_has_the_colors_of_the_light_page() -> None:
