@@ -15,7 +15,7 @@ from edgekit.runtime.errors import EdgekitError, InputError, MissingExtraError
 app = typer.Typer(
     name="edgekit",
     help="From a trained PyTorch image classifier to the smallest, fastest honest ONNX file.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,6 +40,12 @@ EXTRAS = {
 }
 
 
+# What typer raises for wrong usage; it names no common base of its own.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+UNEXPECTED = 70  # sysexits.h: an error of the program itself
+INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
+
+
 def main() -> None:
     """Run the command line; every expected error is one line on standard error."""
     debug = "--debug" in sys.argv
@@ -53,12 +59,27 @@ def main() -> None:
             raise
         console.say(f"edgekit: {error}")
         sys.exit(error.exit_status)
+    except Exception as error:
+        if debug:
+            raise
+        reason = " ".join(str(error).split())
+        console.say(
+            f"edgekit: unexpected {type(error).__name__}: {reason}; run it again with --debug and "
+            "report what it shows"
+        )
+        sys.exit(UNEXPECTED)
 
 
 def _run_app() -> None:
     """The app, with the errors that any step may meet put into edgekit's words."""
     try:
-        app()
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except USAGE_ERROR as error:
+        raise InputError(_usage_message(error)) from error
+    except typer.Abort:
+        console.say("edgekit: interrupted")
+        sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
@@ -69,6 +90,13 @@ def _run_app() -> None:
         raise EdgekitError(f"{where}: {error.strerror or error}") from error
 
 
+def _usage_message(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "edgekit"
+    text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    return f"{text.rstrip('.')}; see {command} --help"
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"edgekit {__version__}")
@@ -77,12 +105,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _global_options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
     del debug, version  # main() and the callback above see to them
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -255,15 +286,22 @@ def quantize(
         str, typer.Option(help="int8, int16, fp16, fp16-storage or dynamic-int8.")
     ] = "int8",
     method: Annotated[
-        str, typer.Option(help="How ranges are found: minmax, percentile or entropy.")
-    ] = "minmax",
+        str | None,
+        typer.Option(
+            help="How ranges are found: minmax (default), percentile or entropy.",
+            show_default=False,
+        ),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
             min=1, help="Calibration images. Default: 512, or all if fewer.", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the calibration images.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Draws the calibration images. Default: 0.", show_default=False),
+    ] = None,
     exclude: Annotated[
         str | None,
         typer.Option(
@@ -318,12 +356,15 @@ def quantize(
     def source(name: str | None) -> DataSource | None:
         return None if name is None else DataSource(name, data_dir, download)
 
+    draw = {"method": method, "samples": samples, "seed": seed}
+    options.refuse_idle(draw, needed="--calib", given=calib)
+    options.refuse_idle({"eval": evaluate}, needed="--max-drop", given=max_drop)
     images = source(calib)
     result = quantize_file(
         model,
         output,
         precision=precision,
-        calibration=None if images is None else Calibration(images, method, samples, seed),
+        calibration=None if images is None else Calibration(images, **options.given(draw)),
         exclude=exclude,
         keep_io=keep_io,
         max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),

@@ -39,7 +39,7 @@ def test_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
         result = run([sys.executable, "-m", "edgekit", *rest], tmp_path)
         assert result.stdout, command
     left = {path.name for path in (tmp_path / "edgekit-demo").iterdir()}
-    assert {"bench.json", "summary.md", "front.png", "run", "optimized.onnx"} <= left
+    assert {"bench.json", "summary.md", "front.png", "report.html", "run", "optimized.onnx"} <= left
     assert {"fp16.onnx", "fp16-storage.onnx", "int8.onnx", "int16.onnx"} <= left
     check_demo(tmp_path / "edgekit-demo")
 

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 from edgekit import console
+from edgekit.bench.report.calibration import read_calibration
 from edgekit.bench.report.front import report_front_png
+from edgekit.bench.report.page import report_html
+from edgekit.bench.report.results_file import read_runs
 from edgekit.bench.report.table import summary_markdown
 from edgekit.bench.results import BenchReport
 from edgekit.bench.settings import BenchSettings
@@ -22,13 +25,14 @@ from edgekit.runtime.files import check_output, write_text
 RECIPE = "densenet-digits"
 DIGITS = DataSource("digits")
 CONVERSIONS = ("fp16", "fp16-storage", "int8", "int16")
-SETTINGS = BenchSettings(warmup=50, iterations=500)
+SETTINGS = BenchSettings(warmup=50, iterations=500, noise_images=64)
 
 
 def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
     """Train, prune, export, optimize, convert and measure a small DenseNet on digits.
 
-    The folder then holds the run, the models, bench.json, summary.md and front.png.
+    The folder then holds the run, the models, bench.json, summary.md, front.png
+    and report.html.
 
     Args:
         folder: The folder to fill.
@@ -47,14 +51,18 @@ def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
     optimized = folder / "optimized.onnx"
     optimize_file(exported, optimized, data=DIGITS, force=force)
     console.say(f"4/5  convert it to {', '.join(CONVERSIONS)}")
-    models = [exported, optimized]
+    models, calibrations = [exported, optimized], []
     for precision in CONVERSIONS:
         models.append(folder / f"{precision}.onnx")
+        calibrated = PRECISIONS[precision].calibrated
+        if calibrated:
+            calibrations.append(folder / f"{precision}.calibration.json")
         quantize_file(
             optimized,
             models[-1],
             precision=precision,
-            calibration=Calibration(DIGITS) if PRECISIONS[precision].calibrated else None,
+            calibration=Calibration(DIGITS) if calibrated else None,
+            calibration_report=calibrations[-1] if calibrated else None,
             force=force,
         )
     console.say("5/5  measure all of them, side by side")
@@ -62,4 +70,7 @@ def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
     write_text(folder / "bench.json", json.dumps(report.to_json(), indent=2) + "\n")
     write_text(folder / "summary.md", summary_markdown(report))
     report_front_png(report, folder / "front.png")
+    runs = read_runs([folder / "bench.json"])
+    seen = [read_calibration(path) for path in calibrations]
+    write_text(folder / "report.html", report_html(runs, seen))
     return report
