@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ RULES: dict[str, type[Rule]] = {
     "ConvTranspose": Mixer,
     "Dropout": channelwise.Dropout,
     "Flatten": reshapes.Reshape,
+    "Gather": joins.Gather,
     "Gemm": Mixer,
     "GlobalAveragePool": channelwise.Channelwise,
     "GlobalMaxPool": channelwise.Channelwise,
@@ -161,7 +161,4 @@ def _layer(live: Liveness, rule: Mixer | channelwise.Depthwise) -> Layer:
     outputs = len(live.channels[rule.output])
     inputs = rule.groups * rule.ins if isinstance(rule, Mixer) else outputs // rule.multiple
     map_of = node.inputs[0] if node.op_type == "ConvTranspose" else rule.output
-    dims = live.dims(map_of)
-    sizes = [dim for dim in dims[2:] if isinstance(dim, int)] if dims is not None else []
-    known = dims is not None and len(sizes) == len(dims) - 2
-    return Layer(inputs, outputs, tensor.size * math.prod(sizes) if known else None)
+    return Layer(inputs, outputs, tensor.size * live.positions(map_of) or None)

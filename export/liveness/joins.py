@@ -5,10 +5,12 @@ Concat   Channels of a part stay or go with those of the value that it comes fro
          A Concat of a Concat is followed to the values behind both, where the inner one has other
          readers: the outer one then reads those values itself if the two no longer agree. That
          copies as many elements as before, and a part that goes saves its copy: always a win.
-         Single channels are not parted from a value that others need, for that would cost another
-         copy of the value.
+         Single channels are parted from a value that others need by a Gather before the Concat,
+         where that is a win: the multiply-accumulates that readers save, less 16 for each element
+         that the Gather copies, and less 50,000 for another node.
 Split    Every output keeps one channel at least.
 Slice    Only the channels that it takes are needed. Steps other than 1 along them are not followed.
+Gather   Likewise, of stored indices along the channels; it goes where it takes all in order.
 """
 
 from __future__ import annotations
@@ -21,11 +23,15 @@ from numpy.typing import NDArray
 
 from edgekit.export.liveness.channelwise import Channelwise
 from edgekit.export.liveness.rule import Rule, Writer, followed
-from edgekit.export.liveness.state import NOT_NEEDED, Liveness
+from edgekit.export.liveness.state import NOT_NEEDED, Ints, Liveness, Mask
 from edgekit.export.passes.base import NotExactError, is_op, node_label, opset
-from edgekit.export.passes.values import stored
+from edgekit.export.passes.values import bypass, stored
 
 T = TypeVar("T", bound=np.generic)
+
+# What copying an element and running a node cost, in multiply-accumulates of a convolution.
+MACS_PER_COPY = 16
+MACS_PER_NODE = 50_000
 
 
 class Concat(Rule):
@@ -66,18 +72,23 @@ class Concat(Rule):
         changed = False
         parts = self._by_part(live.channels[self.output].classes)
         for index, (part, classes) in enumerate(zip(self.parts, parts, strict=True)):
-            if self._linked[index] or not live.stays(classes).any():
+            source, wanted = live.channels[part].classes, live.stays(classes)
+            if self._linked[index] or np.array_equal(wanted, live.stays(source) & wanted.any()):
                 continue
-            source = live.channels[part].classes
-            live.revive(source[live.stays(classes)])
-            live.join(classes, source)
-            self._linked[index] = changed = True
+            changed |= not live.stays(source[wanted]).all()
+            live.revive(source[wanted])
+            if not self._is_worth_parting(live, classes[live.stays(source) & ~wanted], wanted):
+                live.join(classes, source)
+                self._linked[index] = changed = True
         return changed
+
+    def _is_worth_parting(self, live: Liveness, parted: Ints, wanted: Mask) -> bool:
+        copies = int(wanted.sum()) * live.positions(self.output)
+        return live.work(parted) > MACS_PER_COPY * copies + MACS_PER_NODE and copies > 0
 
     def shrink(self, live: Liveness, writer: Writer) -> int:
         """Read the values of which something stays, through inner Concats where they agree."""
-        del writer
-        inputs = self._inputs(live)
+        inputs = self._inputs(live, writer)
         if inputs != list(self.node.inputs):
             self.node.resize_inputs(len(inputs))
             for index, value in enumerate(inputs):
@@ -90,7 +101,7 @@ class Concat(Rule):
         sources = (live.kept(part) for part in self.parts)
         return sum(int((source & ~mask).sum()) for source, mask in zip(sources, kept, strict=True))
 
-    def _inputs(self, live: Liveness) -> list[ir.Value]:
+    def _inputs(self, live: Liveness, writer: Writer) -> list[ir.Value]:
         kept = self._by_part(live.kept(self.output))
         inputs: list[ir.Value] = []
         start = 0
@@ -100,9 +111,27 @@ class Concat(Rule):
                 inputs.append(value)
             else:
                 parts = self.parts[start : start + count]
-                inputs += [part for part, mask in zip(parts, masks, strict=True) if mask.any()]
+                inputs += [
+                    self._taken(live, writer, part, mask)
+                    for part, mask in zip(parts, masks, strict=True)
+                    if mask.any()
+                ]
             start += count
         return inputs
+
+    def _taken(self, live: Liveness, writer: Writer, part: ir.Value, mask: Mask) -> ir.Value:
+        """The channels of a part that stay here: the part itself where that is all it has."""
+        kept = live.kept(part)
+        if np.array_equal(kept, mask):
+            return part
+        name = writer.name(f"{part.name}_taken")
+        taken = ir.Value(name=name, type=part.type)
+        node = ir.node("Gather", [part, None], {"axis": 1}, outputs=[taken], name=name)
+        graph = self.node.graph
+        assert graph is not None
+        graph.insert_before(self.node, node)
+        writer.write(node, 1, np.flatnonzero(mask[kept]), f"{name}_indices")
+        return taken
 
     def _by_part(self, array: NDArray[T]) -> list[NDArray[T]]:
         return np.split(array, np.cumsum(self.widths)[:-1])
@@ -219,6 +248,47 @@ class Slice(Channelwise):
         axes = settings[2] if settings[2] is not None else list(range(count))
         steps = settings[3] if settings[3] is not None else [1] * count
         return [settings[0] or [], settings[1] or [], axes, steps]
+
+
+class Gather(Rule):
+    """A Gather of channels by stored indices."""
+
+    def __init__(self, live: Liveness, node: ir.Node) -> None:
+        super().__init__(live, node)
+        source, indices = followed(live, node.inputs[0]), stored(node.inputs[1])
+        if node.attributes.get_int("axis", 0) != 1 or indices is None or len(indices.shape) != 1:
+            raise NotExactError("it is not known to take channels")
+        self.indices = indices.numpy().astype(np.int64) % len(source)
+        live.follow(self.output, source.classes[self.indices], source.constants[self.indices])
+
+    def backward(self, live: Liveness) -> None:
+        """Need the channels that are taken, where the result is needed."""
+        source = followed(live, self.node.inputs[0])
+        needs = np.full(len(source), NOT_NEEDED)
+        np.maximum.at(needs, self.indices, live.channels[self.output].needs)
+        live.need(self.node.inputs[0], needs)
+
+    def shrink(self, live: Liveness, writer: Writer) -> int:
+        """Write the new indices."""
+        source = self.node.inputs[0]
+        assert source is not None
+        kept = live.kept(source)
+        if kept.all():
+            return 0
+        places = (np.cumsum(kept) - 1)[self.indices[live.kept(self.output)]]
+        writer.write(self.node, 1, places, f"{node_label(self.node)}_indices")
+        return 0
+
+    def remove_idle(self, live: Liveness) -> int:
+        """Remove a Gather of all channels in order; returns how many there are."""
+        source = self.node.inputs[0]
+        width = len(followed(live, source))
+        if source is None or self.output.is_graph_output():
+            return 0
+        if not np.array_equal(self.indices, np.arange(width)):
+            return 0
+        bypass(self.node, source)
+        return width
 
 
 def _has_other_readers(value: ir.Value) -> bool:

@@ -24,18 +24,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.export.liveness.operands import own_bias, own_weight
 from edgekit.export.liveness.rule import Rule, Writer
 from edgekit.export.liveness.state import NOT_NEEDED, READ, Floats, Ints, Liveness, Mask
 from edgekit.export.passes.base import NotExactError, node_label
-from edgekit.export.passes.fold_batch_norm import gemm_bias
 from edgekit.export.passes.fold_batch_norm_into_next import is_padded
-from edgekit.export.passes.values import (
-    FLOATS,
-    bias_stem,
-    cast_like,
-    read_bias,
-    stored,
-)
+from edgekit.export.passes.values import bias_stem, cast_like
 
 Array = NDArray[Any]
 
@@ -45,12 +39,12 @@ class Mixer(Rule):
 
     def __init__(self, live: Liveness, node: ir.Node) -> None:
         super().__init__(live, node)
-        self.weight = _own_weight(node)
+        self.weight = own_weight(node)
         self.is_matrix = node.op_type in ("Gemm", "MatMul")
         self._check_matrix(live)
         weights = self.by_group()
-        self.groups, self.outs, self.ins, _ = weights.shape
-        self.bias = _bias(node, self.groups * self.outs)
+        self.groups, self.outs, self.ins, taps = weights.shape
+        self.bias = own_bias(node, self.groups * self.outs)
         self.nonzero: Mask = (weights != 0).any(axis=3)
         self.sees_borders = node.op_type == "ConvTranspose" or (
             node.op_type == "Conv" and is_padded(node, self.shape[2:])
@@ -61,6 +55,8 @@ class Mixer(Rule):
         self.foldable = self._foldable(live)
         self.carried: Mask = np.zeros(self.groups * self.ins, np.bool_)
         self._merged: list[tuple[int, int, Array]] = []
+        if channels is not None:
+            live.add_work(channels.classes, self.outs * taps * self._positions(live))
         live.follow(self.output, live.new_classes(len(self.bias)), self._constants(live))
 
     @property
@@ -158,6 +154,11 @@ class Mixer(Rule):
             raise NotExactError("its input is not known to be a matrix")
         if len(self.shape) != 2:
             raise NotExactError("its weight is no matrix")
+
+    def _positions(self, live: Liveness) -> int:
+        """How often a weight is used for one sample; 0 where that is not known."""
+        is_backward = self.node.op_type == "ConvTranspose"
+        return live.positions(self.node.inputs[0] if is_backward else self.output)
 
     def _is_transposed(self) -> bool:
         return self.node.attributes.get_int("transB", 0) != 0
@@ -266,27 +267,6 @@ class Mixer(Rule):
         array = cast_like(bias[keep], node.inputs[1], "bias")
         writer.write(node, 2, array, bias_stem(node))
         node.attributes.pop("beta", None)
-
-
-def _own_weight(node: ir.Node) -> ir.TensorProtocol:
-    value = node.inputs[1]
-    tensor = stored(value)
-    if value is None or tensor is None:
-        raise NotExactError("its weight is not stored in the graph")
-    if tensor.dtype not in FLOATS:
-        raise NotExactError(f"its weight {value.name} is not floating point")
-    others = len(value.uses()) - 1
-    if others:
-        raise NotExactError(f"its weight {value.name} is shared with {others} other input(s)")
-    if value.is_graph_output():
-        raise NotExactError(f"its weight {value.name} is a graph output")
-    return tensor
-
-
-def _bias(node: ir.Node, channels: int) -> Floats:
-    if node.op_type == "Gemm":
-        return gemm_bias(node, channels)
-    return np.zeros(channels) if node.op_type == "MatMul" else read_bias(node, 2, channels)
 
 
 def _even(live: Liveness, classes: Ints) -> bool:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgekit.export.liveness.analysis import Analysis
 from edgekit.export.liveness.elementwise import Elementwise
-from edgekit.export.liveness.joins import Concat
+from edgekit.export.liveness.joins import Concat, Gather
 from edgekit.export.liveness.mixers import Mixer
 from edgekit.export.liveness.rule import Rule, Writer
 from edgekit.export.liveness.state import Liveness
@@ -36,6 +36,8 @@ def _store_constants(analysis: Analysis, writer: Writer) -> int:
             changed += rule.fold_into_bias(
                 analysis.live, analysis.rules, writer
             ) or rule.replace_constants(analysis.live, writer)
+        elif isinstance(rule, Gather):
+            changed += rule.remove_idle(analysis.live)
     return changed
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.liveness.state import Channels, Liveness, Mask
 from edgekit.export.passes.base import NotExactError
-from edgekit.export.passes.values import names, stored, write_constant
+from edgekit.export.passes.values import fresh_name, names, stored, write_constant
 
 
 class Rule(ABC):
@@ -60,6 +60,10 @@ class Writer:
     def write(self, node: ir.Node, index: int, array: NDArray[np.generic], stem: str) -> None:
         """Make an array the constant input of a node, as `write_constant` does."""
         write_constant(self._model, node, index, array, stem, taken=self._taken)
+
+    def name(self, stem: str) -> str:
+        """A name that no value has yet."""
+        return fresh_name(self._taken, stem)
 
     def take(self, node: ir.Node, index: int, keep: Mask, axis: int) -> None:
         """Keep a part of a stored constant along an axis."""

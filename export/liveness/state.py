@@ -13,6 +13,7 @@ operator that this analysis does not follow.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,8 @@ class Liveness:
         self._count = 0
         self._joined: list[tuple[Ints, Ints]] = []
         self._pinned: list[Ints] = []
+        self._work: list[tuple[Ints, int]] = []
+        self._macs = np.zeros(0, np.int64)
         self._labels = np.zeros(0, np.int64)
         self._alive = np.zeros(0, np.bool_)
         self._needed = np.zeros(0, np.bool_)
@@ -115,6 +118,24 @@ class Liveness:
     def join(self, first: Ints, second: Ints) -> None:
         """Let channels stay or go together, pair by pair."""
         self._joined.append((first, second))
+
+    def add_work(self, classes: Ints, macs: int) -> None:
+        """Note the multiply-accumulates that each of these channels costs one reader."""
+        self._work.append((classes, macs))
+
+    def work(self, classes: Ints) -> int:
+        """Multiply-accumulates of all readers of these channels, for one sample."""
+        if len(self._macs) != self._count:
+            self._macs = np.zeros(self._count, np.int64)
+            for read, macs in self._work:
+                np.add.at(self._macs, read, macs)
+        return int(self._macs[classes].sum())
+
+    def positions(self, value: ir.Value | None) -> int:
+        """The size of a value's map behind the channels; 0 where it is not known."""
+        dims = self.dims(value)
+        sizes = [dim for dim in dims[2:] if isinstance(dim, int)] if dims is not None else []
+        return math.prod(sizes) if dims is not None and len(sizes) == len(dims) - 2 else 0
 
     def reason(self, text: str) -> int:
         """The number of a new reason."""

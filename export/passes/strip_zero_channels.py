@@ -6,8 +6,9 @@ value that it runs through; a constant channel that a Conv or Gemm reads goes in
 What each operator does is told where it is followed:
 
     mixers.py       Conv, ConvTranspose, Gemm, MatMul: make channels and read them
-    channelwise.py  activations, normalizations, depthwise convolutions, pools, padding, reshapes
-    joins.py        Concat, Split, Slice
+    channelwise.py  activations, normalizations, depthwise convolutions, pools, padding
+    joins.py        Concat, Split, Slice, Gather
+    reshapes.py     Flatten, Reshape
     elementwise.py  Add, Sub, Mul, Div, Max, Min, PRelu, Sum, with stored numbers or with values
 
 What remains is computed as before, so results differ by the order of a sum at most. Runs until
@@ -23,7 +24,7 @@ nothing changes. Refused are:
    can spare: groups must stay equal;
 5. a channel of a sum of which another addend must stay, likewise of other operators on two values;
 6. a channel of a Concat that its readers do not need, while another reader of the same value does,
-   unless the whole value can go from this Concat.
+   unless the whole value can go from this Concat, or to part it is a win.
 
 Nodes inside subgraphs and functions are left alone.
 """

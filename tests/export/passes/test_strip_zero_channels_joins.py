@@ -421,3 +421,51 @@ def test_the_report_tells_channels_and_macs_of_each_layer(text_graph) -> None:
         ("b", "inputs 4 to 3, outputs 4 to 3, MACs 64 to 48"),
         ("y", "inputs 4 to 3, MACs 128 to 96"),
     ]
+
+
+def wide_dense(text_graph: Any, side: int, unread: Any) -> ir.Model:
+    """A layer of 64 filters that does not read some channels of a map that another reads."""
+    random = np.random.default_rng(0)
+    narrow = random.standard_normal((64, 16, 1, 1)).astype(np.float32)
+    narrow[:, list(unread)] = 0
+    return text_graph(
+        f"g (float[N,8,{side},{side}] x) => (float[N,64,{side},{side}] y)"
+        "{ a = Conv(x, w) b = Conv(a, u) c = Concat<axis = 1>(a, b) n = Relu(c) y = Conv(n, v) }",
+        w=random.standard_normal((8, 8, 1, 1)).astype(np.float32),
+        u=random.standard_normal((8, 8, 1, 1)).astype(np.float32), v=narrow,
+    )  # fmt: skip
+
+
+def test_channels_are_parted_from_a_value_where_that_saves_more_than_it_copies(
+    text_graph, run_pass
+) -> None:
+    model = wide_dense(text_graph, 32, [0, 2, 3, 5, 7])
+    strip(run_pass, model)
+    assert operators(model) == ["Conv", "Conv", "Gather", "Concat", "Relu", "Conv"]
+    assert shapes(model)["v"] == [64, 11, 1, 1]
+
+
+@pytest.mark.parametrize(("side", "unread"), [(32, [0]), (4, [0, 2, 3, 5, 7])])
+def test_channels_are_not_parted_where_that_copies_more_than_it_saves(
+    text_graph, side: int, unread: Any
+) -> None:
+    assert_untouched(wide_dense(text_graph, side, unread), "others need them")
+
+
+def test_a_gather_of_channels_takes_the_same_from_fewer(text_graph, run_pass) -> None:
+    model = text_graph(
+        f"{HEAD} {{ a = Conv(x, w) s = Gather<axis = 1>(a, which) y = Conv(s, v) }}",
+        which=np.array([3, 0, -1]), w=conv(4, 4, seed=1), v=conv(2, 3, seed=3),
+    )  # fmt: skip
+    strip(run_pass, model)
+    assert shapes(model)["w"] == [2, 4, 1, 1]
+    assert operators(model) == ["Conv", "Gather", "Conv"]
+
+
+def test_a_gather_of_all_that_is_left_goes(text_graph, run_pass) -> None:
+    model = text_graph(
+        f"{HEAD} {{ a = Conv(x, w) s = Gather<axis = 1>(a, which) y = Conv(s, v) }}",
+        which=np.array([0, 2, 3]), w=conv(4, 4, seed=1), v=conv(2, 3, seed=3),
+    )  # fmt: skip
+    strip(run_pass, model)
+    assert operators(model) == ["Conv", "Conv"]

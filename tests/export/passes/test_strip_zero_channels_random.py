@@ -17,7 +17,7 @@ from hypothesis.errors import NoSuchExample
 from numpy.typing import NDArray
 
 from edgekit.export.graph import to_proto
-from edgekit.export.liveness import channelwise, mixers
+from edgekit.export.liveness import channelwise, joins, mixers
 from edgekit.export.liveness.state import Liveness
 from edgekit.export.passes.strip_zero_channels import StripZeroChannels
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs
@@ -246,6 +246,17 @@ THOROUGH = settings(
 @given(proto=networks().filter(has_meaning))
 def test_random_networks_compute_the_same(proto: onnx.ModelProto) -> None:
     assert error_of(proto) <= TOLERANCE
+
+
+@THOROUGH
+@given(proto=networks().filter(has_meaning))
+def test_random_networks_compute_the_same_where_copies_cost_nothing(
+    proto: onnx.ModelProto,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joins, "MACS_PER_COPY", 0)
+        patch.setattr(joins, "MACS_PER_NODE", -1)
+        assert error_of(proto) <= TOLERANCE
 
 
 def fold_beside_padding(monkeypatch: pytest.MonkeyPatch) -> None:
