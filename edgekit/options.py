@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -189,3 +190,19 @@ Free16Bits = Annotated[
         "--free-16-bits", help="MicroNet score: count 32 bits as 16 where nothing is below 16."
     ),
 ]
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that the user set, so that the others keep their defaults."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def refuse_idle(values: Mapping[str, Any], *, needed: str, given: object) -> None:
+    """Refuse options that have no effect without another one.
+
+    Raises:
+        typer.BadParameter: one is set and `given`, the value of the option `needed`, is not.
+    """
+    idle = [name for name, value in values.items() if value is not None]
+    if idle and given is None:
+        raise typer.BadParameter(f"--{idle[0]} has no effect without {needed}; give both or none")

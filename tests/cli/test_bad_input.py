@@ -230,3 +230,36 @@ def test_debug_shows_the_traceback_wherever_it_stands() -> None:
         )
         assert "Traceback" in result.stderr
         assert "ModelFileError" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench",), "Missing argument"),
+        (("nonsense",), "No such command"),
+        (("inspect", "model.onnx", "--port", "x"), "--port"),
+        (("quantize", "model.onnx", "-o", "q.onnx", "--samples", "9"), "--calib"),
+        (
+            ("quantize", "model.onnx", "-o", "q.onnx", "--precision", "fp16", "--eval", "digits"),
+            "--max-drop",
+        ),
+        (("inspect", "model.onnx", "--input-shape", "input=3"), "name:1,3,224,224"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], message: str, refuses: Command) -> None:
+    error = refuses(*arguments).err
+    assert message in error
+    assert "--help" in error
+
+
+def test_an_error_of_its_own_is_told_in_one_line(
+    edgekit: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("edgekit.commands.inspect.Subject.inspect", fail)
+    outcome = edgekit("inspect", model)
+    assert outcome.status == 70
+    assert outcome.err.count("\n") == 1
+    assert "unexpected ZeroDivisionError: by nought" in outcome.err
