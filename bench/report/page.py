@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import PurePath
@@ -22,10 +21,11 @@ from edgekit.bench.report.layers import MOST_ROWS, layers_svg, shown_measures, s
 from edgekit.bench.report.mistakes import MOST_CLASSES, confusion_svg, mistakes
 from edgekit.bench.report.noise import ROUNDING_DB, noise_layers, noise_svg
 from edgekit.bench.report.origin import origin_pairs, run_pairs, setting_pairs
+from edgekit.bench.report.page_tables import Cell, Heading, Table, model_table
 from edgekit.bench.report.report_models import ReportModel, report_models
 from edgekit.bench.report.results_file import Run
 from edgekit.bench.report.style import mark_svg
-from edgekit.bench.report.table import COLUMNS, bytes_text, count_text, run_heading, run_notes
+from edgekit.bench.report.table import bytes_text, count_text, run_heading, run_notes
 from edgekit.runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -34,35 +34,6 @@ if TYPE_CHECKING:
 # Histograms that are shown at once; the others unfold.
 _FIRST_HISTOGRAMS = 8
 _PACKAGE = "edgekit.bench.report"
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A column's heading; `words` are aligned left."""
-
-    title: str
-    meaning: str = ""
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell; sorted by `value`, or by its text where there is none."""
-
-    text: str
-    value: float | str | None = None
-    best: bool = False
-    words: bool = False
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that a reader can sort."""
-
-    caption: str
-    headings: tuple[Heading, ...]
-    rows: tuple[tuple[Cell, ...], ...]
 
 
 def report_html(
@@ -90,7 +61,7 @@ def report_html(
         "script_hash": f"sha256-{digest}",
         "lead": _lead(runs),
         "notes": [note for run in runs for note in run_notes(run)],
-        "models": _model_table(models, len(runs) > 1),
+        "models": model_table(models, len(runs) > 1),
         **_fronts(models, markup),
         **_layers(models, markup),
         "noise": _noise(models, markup),
@@ -148,43 +119,6 @@ def _sections(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if content[key]:
             yield anchor, name
     yield "provenance", "Provenance"
-
-
-def _model_table(models: Sequence[ReportModel], several: bool) -> Table:
-    headings = [Heading("model", words=True)]
-    columns: list[list[Cell]] = [[Cell(one.name, title=one.entry.path) for one in models]]
-    if several:
-        headings.append(Heading("run", "the results file", words=True))
-        columns.append([Cell(one.run_name, words=True) for one in models])
-    for column in COLUMNS:
-        texts = [column.text(one.entry, one.first) for one in models]
-        if not any(texts):
-            continue
-        if column.value is None:
-            headings.append(Heading(column.title, column.meaning, words=True))
-            columns.append([Cell(text or "n/a", words=True) for text in texts])
-            continue
-        values = [column.value(one.entry, one.first) for one in models]
-        headings.append(Heading(column.title, column.meaning))
-        best = _best([value for value in values if value is not None], column.best)
-        columns.append(
-            [
-                Cell(
-                    text or "n/a",
-                    "" if value is None else value,
-                    best is not None and value == best,
-                )
-                for text, value in zip(texts, values, strict=True)
-            ]
-        )
-    return Table("Models side by side", tuple(headings), tuple(zip(*columns, strict=True)))
-
-
-def _best(values: Sequence[float], which: str) -> float | None:
-    """The best figure; None where nothing is better, or all are alike."""
-    if not which or len(set(values)) < 2:
-        return None
-    return max(values) if which == "high" else min(values)
 
 
 def _fronts(models: Sequence[ReportModel], markup: type[Markup]) -> dict[str, Any]:
