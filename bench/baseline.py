@@ -87,7 +87,7 @@ def compare_runs(now: Run, baseline: Run) -> Comparison:
 
 
 def _data(run: Run) -> str:
-    return f"{run.data} {run.split}"
+    return f"{run.data} {run.split}" if run.data else "no data"
 
 
 def _differences(now: Run, baseline: Run, settings: Sequence[str], named: tuple[str, str]) -> str:
