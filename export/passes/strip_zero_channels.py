@@ -69,8 +69,11 @@ class StripZeroChannels(GraphPass):
 def _differences(before: dict[ir.Node, Layer], after: dict[ir.Node, Layer]) -> list[Change]:
     changes = []
     for node, layer in before.items():
-        left = after.get(node, Layer(0, 0, 0))
-        if left != layer:
+        left = after.get(node)
+        if left is None:
+            macs = "" if layer.macs is None else f" with its {layer.macs:,} MACs"
+            changes.append(Change(node_label(node), f"removed{macs}"))
+        elif left != layer:
             parts = [
                 f"{name} {was:,} to {now:,}"
                 for name, was, now in (
