@@ -2,10 +2,15 @@
 
 OpenVINO may compute float32 models in bfloat16 where the processor has instructions for it. Here
 it is told to keep to float32, so that the engines are compared at the precision that the file has.
+
+On its import, OpenVINO would tell an outside service that it is used, and leave a file in the home
+folder. It does neither where the package `openvino_telemetry` cannot be imported, so that package
+is hidden meanwhile.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +21,8 @@ from numpy.typing import NDArray
 
 from edgekit.runtime.errors import MissingExtraError, ModelFileError
 from edgekit.runtime.session import InputSpec, run_pieces
+
+_TELEMETRY = "openvino_telemetry"
 
 
 def prepare() -> str:
@@ -73,10 +80,16 @@ class OpenvinoModel:
 
 
 def _openvino() -> Any:
+    hide = _TELEMETRY not in sys.modules
+    if hide:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
+    finally:
+        if hide:
+            del sys.modules[_TELEMETRY]
     return openvino
 
 

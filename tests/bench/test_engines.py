@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +21,6 @@ from edgekit.runtime.errors import DataError, InputError, MissingExtraError, Mod
 
 ModelFile = Callable[..., Path]
 SAMPLES = np.random.default_rng(0).normal(size=(5, 1, 8, 8)).astype(np.float32)
-PACKAGES = {"openvino": "openvino", "torch": "onnx2torch"}
 QUICK = BenchSettings(warmup=1, iterations=3, cold_starts=0)
 QUANTIZED = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -40,14 +41,10 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(params=["openvino", "torch"])
 def engine(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
-    if name == "torch":
-        pytest.importorskip("torch")
-        try:
-            find_engine(name).prepare()
-        except MissingExtraError as error:
-            pytest.skip(str(error))
-    else:
-        pytest.importorskip(PACKAGES[name])
+    try:
+        find_engine(name).prepare()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
     return name
 
 
@@ -107,6 +104,39 @@ def test_a_shape_is_given_by_the_file_s_own_input_name(tmp_path: Path) -> None:
     (model,) = bench_models([path], None, settings).models
     assert model.difference_to_onnxruntime is not None
     assert model.difference_to_onnxruntime < 1e-3  # half precision, kept or not
+
+
+NO_NETWORK = """
+import pathlib, sys
+
+def refuse(event, arguments):
+    if event.startswith("socket."):
+        print(event, arguments)
+
+sys.addaudithook(refuse)
+from edgekit.bench.engines import find_engine
+
+engine = find_engine("openvino")
+engine.prepare()
+engine.open(pathlib.Path(sys.argv[1]), 1)
+print("done", "openvino_telemetry" in sys.modules)
+"""
+
+
+def test_openvino_tells_nobody_that_it_is_used(classifier_file: ModelFile, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK, str(classifier_file())],
+        env={**environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "done False\n"
+    assert not (home / "intel").exists()
 
 
 def quantized_file(tmp_path: Path) -> Path:
