@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from edgekit.runtime.data.source import UNDECODABLE, FolderImages, Split, decode
 from edgekit.runtime.errors import DataError
 
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+logger = logging.getLogger(__name__)
+
 _FIRST_TURNED = 5  # from this orientation on, rows are columns
 
 
@@ -59,6 +62,12 @@ def _hidden(path: Path) -> bool:
 
 def _part_folder(folder: Path, part: str) -> Path:
     if not (folder / "train").is_dir():
+        if part == "train":
+            logger.warning(
+                "%s has no train/ and test/ folders, so that all of it serves as either: accuracy "
+                "on it will be accuracy on images that were trained or calibrated on",
+                folder,
+            )
         return folder
     for name in ("train",) if part == "train" else ("test", "val"):
         if (folder / name).is_dir():

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import from_proto, model_preprocessing, to_proto
 from edgekit.export.optimize import optimize
+from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.export.quantize import PRECISIONS, QuantizeResult, quantize
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.data.load import load_split
@@ -36,6 +38,8 @@ LEAST_SQNR_DB = {
     "fp16-storage": 58.0,
 }
 
+LEAST_THRESHOLD_SQNR_DB = 20.0
+
 
 @pytest.fixture(scope="module")
 def batch() -> NDArray[np.float32]:
@@ -43,7 +47,7 @@ def batch() -> NDArray[np.float32]:
 
 
 @cache
-def small_model(name: str, **options: object) -> ir.Model:
+def small_model(name: str, batch_norm: Policy = "keep", **options: object) -> ir.Model:
     torch.manual_seed(0)
     module = build_model(name, options, in_channels=1, num_classes=10)
     images = DIGITS(load_split("digits", "train").images.read(np.arange(256)))
@@ -51,7 +55,7 @@ def small_model(name: str, **options: object) -> ir.Model:
         for _ in range(20):
             module.train()(torch.from_numpy(images))
     model = to_onnx(module, DIGITS)
-    optimize(model)
+    optimize(model, batch_norm=batch_norm)
     return model
 
 
@@ -109,6 +113,15 @@ def test_logits_stay_close_at_any_batch_size(
     session = open_session(proto)
     for count in (1, 2, 5):
         assert run_batch(session, batch[:count]).shape == (count, 10)
+
+
+def test_thresholds_cost_int8_some_decibels(batch: NDArray[np.float32]) -> None:
+    """Their channels are not normalized, and one scale must serve all of them."""
+    options: dict[str, Any] = {"order": "pre", "blocks": (2, 3), "groups": (1, 3)}
+    model = small_model("densenet", "threshold", **options)
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph)
+    result = quantize(model, "int8", reader=reader_for(model)).model
+    assert sqnr_db(model, result, batch) > LEAST_THRESHOLD_SQNR_DB
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

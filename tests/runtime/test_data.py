@@ -63,6 +63,15 @@ def test_folder_classes_are_its_sub_folders(image_folder: Path) -> None:
     np.testing.assert_array_equal(everything(split)[7, 0, 0], [80, 100, 200])
 
 
+def test_a_folder_without_parts_warns_whoever_trains_on_it(
+    image_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_split(str(image_folder), "test")
+    assert caplog.text == ""
+    load_split(str(image_folder), "train")
+    assert "no train/ and test/" in caplog.text
+
+
 def test_folder_images_are_resized_and_converted(image_folder: Path) -> None:
     split = load_split(str(image_folder), "test", image_shape=(8, 8, 1))
     gray = np.asarray(Image.new("RGB", (1, 1), (80, 100, 200)).convert("L"))[0, 0]
