@@ -6,8 +6,8 @@ Concat   Channels of a part stay or go with those of the value that it comes fro
          readers: the outer one then reads those values itself if the two no longer agree. That
          copies as many elements as before, and a part that goes saves its copy: always a win.
          Single channels are parted from a value that others need by a Gather before the Concat,
-         where that is a win: the multiply-accumulates that readers save, less 16 for each element
-         that the Gather copies, and less 50,000 for another node.
+         where that is a win: the multiply-accumulates that readers save, less 128 for each element
+         that the Gather copies, and less 500,000 for another node.
 Split    Every output keeps one channel at least.
 Slice    Only the channels that it takes are needed. Steps other than 1 along them are not followed.
 Gather   Likewise, of stored indices along the channels; it goes where it takes all in order.
@@ -30,8 +30,8 @@ from edgekit.export.passes.values import bypass, stored
 T = TypeVar("T", bound=np.generic)
 
 # What copying an element and running a node cost, in multiply-accumulates of a convolution.
-MACS_PER_COPY = 16
-MACS_PER_NODE = 50_000
+MACS_PER_COPY = 128
+MACS_PER_NODE = 500_000
 
 
 class Concat(Rule):

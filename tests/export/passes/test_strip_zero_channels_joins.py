@@ -424,12 +424,12 @@ def test_the_report_tells_channels_and_macs_of_each_layer(text_graph) -> None:
 
 
 def wide_dense(text_graph: Any, side: int, unread: Any) -> ir.Model:
-    """A layer of 64 filters that does not read some channels of a map that another reads."""
+    """A layer of 512 filters that does not read some channels of a map that another reads."""
     random = np.random.default_rng(0)
-    narrow = random.standard_normal((64, 16, 1, 1)).astype(np.float32)
+    narrow = random.standard_normal((512, 16, 1, 1)).astype(np.float32)
     narrow[:, list(unread)] = 0
     return text_graph(
-        f"g (float[N,8,{side},{side}] x) => (float[N,64,{side},{side}] y)"
+        f"g (float[N,8,{side},{side}] x) => (float[N,512,{side},{side}] y)"
         "{ a = Conv(x, w) b = Conv(a, u) c = Concat<axis = 1>(a, b) n = Relu(c) y = Conv(n, v) }",
         w=random.standard_normal((8, 8, 1, 1)).astype(np.float32),
         u=random.standard_normal((8, 8, 1, 1)).astype(np.float32), v=narrow,
@@ -442,7 +442,7 @@ def test_channels_are_parted_from_a_value_where_that_saves_more_than_it_copies(
     model = wide_dense(text_graph, 32, [0, 2, 3, 5, 7])
     strip(run_pass, model)
     assert operators(model) == ["Conv", "Conv", "Gather", "Concat", "Relu", "Conv"]
-    assert shapes(model)["v"] == [64, 11, 1, 1]
+    assert shapes(model)["v"] == [512, 11, 1, 1]
 
 
 @pytest.mark.parametrize(("side", "unread"), [(32, [0]), (4, [0, 2, 3, 5, 7])])
