@@ -8,15 +8,17 @@ those without computing anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx import helper
 
-from edgekit.bench.shapes import operator, static_shape, subgraphs
+from edgekit.bench.shapes import operator, subgraphs
 from edgekit.bench.weights import CASTS, NONZERO, RESHAPES, STORES, stored_tensor
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
@@ -61,20 +63,14 @@ class Decoder:
     nodes: frozenset[ir.Node]
     stored: tuple[ir.Value, ...]
 
-    def stored_bits(self, counted: set[int]) -> int:
-        """Bits of the stored values, without shapes and axes, each tensor once.
-
-        Args:
-            counted: Keys of the tensors that have been counted; those counted here are added.
-        """
-        bits = 0
+    def stored_tensors(self) -> dict[int, int]:
+        """Bits of each stored tensor that it reads, by the tensor's key; no shapes and axes."""
+        found = {}
         for value in self.stored:
             tensor = stored_tensor(value)
-            if tensor is None or tensor.key in counted or _is_structure(value, self.nodes):
-                continue
-            counted.add(tensor.key)
-            bits += tensor.stored_bits
-        return bits
+            if tensor is not None and not _is_structure(value, self.nodes):
+                found[tensor.key] = tensor.stored_bits
+        return found
 
 
 def constant_nodes(graph: ir.Graph) -> set[ir.Node]:
@@ -114,8 +110,10 @@ def find_decoders(model: ir.Model, constant: set[ir.Node]) -> list[Decoder]:
             decoder = Decoder(value, nodes, tuple(_stored(nodes)))
             if not any(_holds_weight(stored, nodes) for stored in decoder.stored):
                 continue
-            value.const_value = _decoded(decoder, model)
             decoders.append(decoder)
+    if decoders:
+        for decoder, array in zip(decoders, _compute(decoders, model), strict=True):
+            decoder.value.const_value = _decoded(decoder, array, model)
     return decoders
 
 
@@ -168,42 +166,47 @@ def _is_structure(value: ir.Value, nodes: frozenset[ir.Node]) -> bool:
     )
 
 
-def _decoded(decoder: Decoder, model: ir.Model) -> ir.TensorProtocol:
-    """The tensor, computed anew each time its values are read; its non-zeros are counted once."""
+def _decoded(decoder: Decoder, array: NDArray[Any], model: ir.Model) -> ir.TensorProtocol:
+    """The tensor with its non-zeros counted; floats are not kept but computed again if read."""
+    if array.dtype.kind in "iub":
+        return ir.tensor(array)
 
     def compute() -> ir.TensorProtocol:
-        session = open_session(_as_model(decoder, model), optimize=False)
-        try:
-            (array,) = session.run(None, {})
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = " ".join(str(error).split())
-            raise ModelFileError(
-                f"the constant {decoder.value.name!r} cannot be computed: {reason}"
-            ) from error
-        return ir.tensor(np.asarray(array))
+        return ir.tensor(_compute([decoder], model)[0])
 
-    first = compute()
-    shape = static_shape(decoder.value) or tuple(first.shape.numpy())
-    lazy = ir.LazyTensor(compute, first.dtype, ir.Shape(shape), name=decoder.value.name)
-    lazy.meta[NONZERO] = int(np.count_nonzero(first.numpy()))
+    dtype = ir.DataType.from_numpy(array.dtype)
+    lazy = ir.LazyTensor(compute, dtype, ir.Shape(array.shape), name=decoder.value.name)
+    lazy.meta[NONZERO] = int(np.count_nonzero(array))
     return lazy
 
 
-def _as_model(decoder: Decoder, model: ir.Model) -> onnx.ModelProto:
-    """The decoder alone: no input, one output."""
+def _compute(decoders: Sequence[Decoder], model: ir.Model) -> list[NDArray[Any]]:
+    """What the decoders make, all in one run, since they may share what they read."""
+    session = open_session(_as_model(decoders, model), optimize=False)
+    try:
+        return [np.asarray(array) for array in session.run(None, {})]
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        names = ", ".join(str(decoder.value.name) for decoder in decoders[:3])
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"the constants {names} ... cannot be computed: {reason}") from error
+
+
+def _as_model(decoders: Sequence[Decoder], model: ir.Model) -> onnx.ModelProto:
+    """The decoders alone: no input, one output each."""
     tensors = []
-    for value in decoder.stored:
+    for value in dict.fromkeys(value for decoder in decoders for value in decoder.stored):
         held = stored_tensor(value)
         if held is not None:
             array = np.ascontiguousarray(held.array()) if held.filled else held.tensor.numpy()
             tensor = ir.Tensor(array, held.dtype, name=value.name)
             tensors.append(ir.serde.serialize_tensor(tensor))
-    nodes = [node for node in model.graph if node in decoder.nodes]
+    inside = frozenset[ir.Node]().union(*(decoder.nodes for decoder in decoders))
+    nodes = [node for node in model.graph if node in inside]
     graph = helper.make_graph(
         [ir.serde.serialize_node(node) for node in nodes],
         "decoder",
         [],
-        [onnx.ValueInfoProto(name=decoder.value.name)],
+        [onnx.ValueInfoProto(name=decoder.value.name) for decoder in decoders],
         tensors,
     )
     imports = [helper.make_opsetid(*entry) for entry in model.opset_imports.items()]

@@ -135,7 +135,8 @@ class Parameter:
         role: What it is for.
         elements: Elements that the graph sees.
         nonzero: Those that are not zero (a code that differs from its zero point).
-        bits: Bits of an element; of a weight that is rebuilt, the bits stored for a non-zero.
+        bits: Bits of an element; of a weight that is rebuilt, those stored for a non-zero, masks
+            included, and no more than it is multiplied with.
         stored_bits: Bits of the values that the file stores.
         node: The first node that uses it in its role; None if none does.
         packed: The graph rebuilds it from what the file stores, see `decoders`.
@@ -168,21 +169,53 @@ def parameters(model: ir.Model, decoders: Sequence[Decoder] = ()) -> list[Parame
         if stored is not None and stored.dtype != ir.DataType.STRING:
             groups.setdefault(stored.key, (stored, []))[1].append(value)
     found = [_parameter(stored, values, order) for stored, values in groups.values()]
-    counted = set(groups)
-    return found + [_rebuilt(decoder, order, counted) for decoder in decoders]
+    rebuilt = [_rebuilt(decoder, order) for decoder in decoders]
+    tensors = [
+        {key: bits for key, bits in decoder.stored_tensors().items() if key not in groups}
+        for decoder in decoders
+    ]
+    for members in _sharing(tensors):
+        stored_bits = sum({k: b for i in members for k, b in tensors[i].items()}.values())
+        for index, part in zip(
+            members, _charged([rebuilt[index] for index in members], stored_bits), strict=True
+        ):
+            rebuilt[index] = part
+    return found + rebuilt
 
 
-def _rebuilt(decoder: Decoder, order: dict[ir.Node, int], counted: set[int]) -> Parameter:
-    """A weight that the graph rebuilds: as large as it is used, as dear as it is stored."""
+def _rebuilt(decoder: Decoder, order: dict[ir.Node, int]) -> Parameter:
+    """A weight that the graph rebuilds: as large as it is used, at the width that multiplies."""
     stored = stored_tensor(decoder.value)
     if stored is None:
         raise AssertionError("a decoder's value has its tensor")
     parameter = _parameter(stored, [decoder.value], order)
-    stored_bits = decoder.stored_bits(counted)
-    bits = operand_type(decoder.value).bitwidth
-    if parameter.nonzero:
-        bits = min(bits, -(-stored_bits // parameter.nonzero))
-    return replace(parameter, bits=bits, stored_bits=stored_bits, packed=True)
+    return replace(parameter, bits=operand_type(decoder.value).bitwidth, packed=True)
+
+
+def _sharing(tensors: Sequence[dict[int, int]]) -> list[list[int]]:
+    """Decoders by position, those together that read a stored tensor in common."""
+    groups: list[tuple[set[int], list[int]]] = []
+    for index, keys in enumerate(tensors):
+        joined = [group for group in groups if group[0] & keys.keys()]
+        groups = [group for group in groups if not group[0] & keys.keys()]
+        both = set(keys).union(*(group[0] for group in joined))
+        groups.append((both, [i for group in joined for i in group[1]] + [index]))
+    return [members for _, members in groups]
+
+
+def _charged(parts: list[Parameter], stored_bits: int) -> list[Parameter]:
+    """Share out what weights have in common, by the width and number of their non-zeros.
+
+    Coding narrows all their widths by the same factor; a mask on top widens none.
+    """
+    plain = [part.nonzero * part.bits for part in parts]
+    total, charged, left = max(sum(plain), 1), [], stored_bits
+    for part, bits in zip(parts, plain, strict=True):
+        share = left if part is parts[-1] else stored_bits * bits // total
+        left -= share
+        width = min(part.bits, -(-part.bits * stored_bits // total))
+        charged.append(replace(part, bits=width, stored_bits=share))
+    return charged
 
 
 def _stored_values(graph: ir.Graph) -> Iterator[ir.Value]:
