@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bench.count import Counts, count
-from edgekit.bench.scores import ScoreConventions, storage_bits
+from edgekit.bench.scores import ScoreConventions, imt, storage_bits
 from edgekit.export.graph import from_proto, load_graph, save_graph
+from edgekit.export.pack import pack
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
 
@@ -268,3 +269,28 @@ def test_conventions_keep_what_a_packed_weight_stores(graph: Graph) -> None:
     counts = count(masked(graph, sparse_weight()))
     assert storage_bits(counts, mask_bits=8, free_16_bits=True) == counts.stored_bits
     assert ScoreConventions().mask_bits == 1
+
+
+def test_a_model_that_edgekit_packed_counts_as_it_did_and_stores_less(
+    classifier_file: Callable[..., Path],
+) -> None:
+    """Its weights share streams; what they store is charged once in all."""
+    model = load_graph(classifier_file(filters=64, zeros=400))
+    before, after = count(model), count(pack(model).model)
+    assert (after.params, after.nonzero) == (before.params, before.nonzero)
+    assert (after.macs, after.effective_macs) == (before.macs, before.effective_macs)
+    assert after.nonzero * 32 < after.stored_bits < before.stored_bits
+    assert {parameter.bits for parameter in after.learned} == {32}
+    assert imt(after) == pytest.approx(imt(before), rel=1e-9)
+
+
+def test_a_packed_model_of_4_bit_codes_is_scored_at_their_width(
+    classifier_file: Callable[..., Path],
+) -> None:
+    model = load_graph(classifier_file(filters=256))
+    plain, packed = count(model), count(pack(model, codebook=4).model)
+    assert packed.stored_bits < plain.stored_bits / 3
+    widths = [p.bits for p in packed.learned if p.elements > 1000]
+    assert widths
+    assert all(4 <= width <= 10 for width in widths)
+    assert imt(packed) < imt(plain)
