@@ -1,10 +1,10 @@
 """The nodes that rebuild dense tensors from bits and codes.
 
-An N-bit field of a byte stream `s` uint8 [B, 1] is `s / [2^(8-N), ..., 2^N, 1] mod 2^N` in int32,
-for N = 1, 2, 4; wider codes are sums of such fields. With bits b of the mask,
-element i is `values[cumsum(b)[i] * b[i]]`, where `values[0]` is zero. One Split parts the result of
-a blob into its tensors, and each one of more than one axis gets its shape from a Reshape that
-carries its name.
+An N-bit field of a byte stream `s` uint8 [B], for N = 1, 2, 4, is looked up: row `s[i]` of the
+table `[0 ... 255] / [2^(8-N), ..., 2^N, 1] mod 2^N`; wider codes are sums of such fields. With bits
+b of the mask, element i is `values[cumsum(b)[i] * b[i]]`, where `values[0]` is zero. One Split
+parts the result of a blob into its tensors, and each one of more than one axis gets its shape from
+a Reshape that carries its name.
 
 All operators are standard from opset 13 on, and of a kind that onnxruntime computes once, at load:
 forms with NonZero or ScatterND stay in its graph. BitShift would do, but OpenVINO computes it wrong
@@ -88,7 +88,7 @@ def _streams(blob: Blob, dense: NDArray[Any]) -> tuple[list[NDArray[Any]], int]:
     count = sum(tensor.array.size for tensor in blob.tensors)
     streams: list[NDArray[Any]] = []
     if storage.masked:
-        streams.append(np.packbits(_nonzero(blob)).reshape(-1, 1))
+        streams.append(np.packbits(_nonzero(blob)))
     if storage.code_bits:
         streams += pack_codes(dense, storage.code_bits)
     else:
@@ -98,16 +98,16 @@ def _streams(blob: Blob, dense: NDArray[Any]) -> tuple[list[NDArray[Any]], int]:
 
 
 def pack_codes(codes: NDArray[np.uint8], width: int) -> list[NDArray[np.uint8]]:
-    """Codes as byte streams uint8 [bytes, 1] of fields, the highest bits of the codes first."""
+    """Codes as byte streams uint8 [bytes] of fields, the highest bits of the codes first."""
     if width == 8:  # filled up like the others
-        return [np.pad(codes, (0, -len(codes) % 8)).reshape(-1, 1)]
+        return [np.pad(codes, (0, -len(codes) % 8))]
     streams, left = [], width
     for bits in _parts(width):
         left -= bits
         field = (codes >> left) & ((1 << bits) - 1)
         rows = np.pad(field, (0, -len(field) % 8)).reshape(-1, 8 // bits)
         shifted = rows.astype(np.int32) << _shifts(bits)
-        streams.append(shifted.sum(axis=1).astype(np.uint8).reshape(-1, 1))
+        streams.append(shifted.sum(axis=1).astype(np.uint8))
     return streams
 
 
@@ -154,20 +154,19 @@ def _body(b: Builder, storage: Storage, stored: Sequence[ir.Value]) -> ir.Value:
         index, stored = b.add("Mul", ordinal, bits), stored[1:]
     if not storage.code_bits:
         assert index is not None  # else there is nothing to decode
-        return b.add("Gather", stored[0], index)
+        return b.add("GatherElements", stored[0], index)
     codes = _codes(b, stored, storage.code_bits)
     if index is None:
         return codes
     # Entry 0 of a codebook is zero, the code of what the mask leaves out.
     shifted = b.add("Add", codes, b.constant(np.array([1], np.int32)))
     sequence = b.add("Concat", b.constant(np.zeros(1, np.int32)), shifted, axis=0)
-    return b.add("Gather", sequence, index)
+    return b.add("GatherElements", sequence, index)
 
 
 def _codes(b: Builder, streams: Sequence[ir.Value], width: int) -> ir.Value:
     if width == 8:
-        whole = b.add("Cast", streams[0], to=_INT32)
-        return b.add("Reshape", whole, b.constant(np.array([-1])))
+        return b.add("Cast", streams[0], to=_INT32)
     total: ir.Value | None = None
     for bits, stream in zip(_parts(width), streams, strict=True):
         field = _field(b, stream, bits)
@@ -181,8 +180,13 @@ def _codes(b: Builder, streams: Sequence[ir.Value], width: int) -> ir.Value:
 
 
 def _field(b: Builder, stream: ir.Value, bits: int) -> ir.Value:
-    shifted = b.add("Div", b.add("Cast", stream, to=_INT32), b.constant(1 << _shifts(bits)))
-    fields = b.add("Mod", shifted, b.constant(np.array([1 << bits], np.int32)))
+    """The fields of a stream: a row of a table for each byte."""
+    size = b.constant(np.array(256, np.int32))
+    first, step = b.constant(np.array(0, np.int32)), b.constant(np.array(1, np.int32))
+    rows = b.add("Reshape", b.add("Range", first, size, step), b.constant(np.array([-1, 1])))
+    shifted = b.add("Div", rows, b.constant(1 << _shifts(bits)))
+    table = b.add("Mod", shifted, b.constant(np.array([1 << bits], np.int32)))
+    fields = b.add("Gather", table, b.add("Cast", stream, to=_INT32))
     return b.add("Reshape", fields, b.constant(np.array([-1])))
 
 
