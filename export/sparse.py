@@ -34,6 +34,8 @@ class SparseTensor(ir.LazyTensor):
     def __init__(self, proto: onnx.SparseTensorProto, name: str) -> None:
         shape = tuple(int(dim) for dim in proto.dims)
         dtype = ir.DataType(proto.values.data_type)
+        if any(dim < 0 for dim in shape):
+            raise ModelFileError(f"sparse tensor {name!r} has a negative dimension")
         if prod(shape) * dtype.bitwidth > 8 * LARGEST_DENSE_BYTES:
             raise ModelFileError(
                 f"sparse tensor {name!r} of shape {list(shape)} is larger than "
@@ -45,7 +47,11 @@ class SparseTensor(ir.LazyTensor):
                     f"sparse tensor {name!r} keeps its values in an external file, which edgekit "
                     "does not read: store them in the model"
                 )
-        values, indices = numpy_helper.to_array(proto.values), numpy_helper.to_array(proto.indices)
+        try:
+            values = numpy_helper.to_array(proto.values)
+            indices = numpy_helper.to_array(proto.indices)
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"sparse tensor {name!r} is damaged: {error}") from error
         places = _flat(indices, shape, name)
         if values.ndim != 1 or len(places) != len(values):
             raise ModelFileError(f"sparse tensor {name!r}: its indices do not fit its values")

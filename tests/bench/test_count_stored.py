@@ -85,6 +85,8 @@ def test_a_constant_with_a_sparse_value_counts_like_an_initializer() -> None:
         (lambda s: s.indices.CopyFrom(numpy_helper.from_array(np.array([0, 99]))), "outside"),
         (lambda s: s.indices.CopyFrom(numpy_helper.from_array(np.array([0]))), "do not fit"),
         (lambda s: s.dims.__setitem__(slice(None), [2**20, 2**20]), "larger than"),
+        (lambda s: s.dims.__setitem__(slice(None), [-2, -2]), "negative"),
+        (lambda s: setattr(s.values, "raw_data", b"123"), "damaged"),
         (lambda s: setattr(s.values, "data_location", TensorProto.EXTERNAL), "external file"),
     ],
 )
