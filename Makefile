@@ -29,8 +29,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A process a core, each of one thread, so that they do not fight for cores.
 test: check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 clean:
 	rm -rf $(VENV) build dist edgekit-demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
