@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +13,12 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+
+# Test processes of pytest-xdist set a terminal's width, which the tables would keep to.
+os.environ.pop("COLUMNS", None)
+# A shell's background jobs ignore Ctrl-C, and would hand that down to the servers started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Importing OpenVINO would report that to an outside service; without this package it cannot.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

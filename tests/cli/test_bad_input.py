@@ -130,10 +130,11 @@ def test_data_that_is_not_there(refuses: Command, model: Path, tmp_path: Path) -
 
 
 def test_an_image_that_does_not_decode(refuses: Command, model: Path, tmp_path: Path) -> None:
-    for name in "0123456789":
-        (tmp_path / "set" / name).mkdir(parents=True)
-        Image.new("L", (8, 8), int(name)).save(tmp_path / "set" / name / "a.png")
-    (tmp_path / "set" / "3" / "a.png").write_bytes(b"words")
+    for part in ("train", "test"):
+        for name in "0123456789":
+            (tmp_path / "set" / part / name).mkdir(parents=True)
+            Image.new("L", (8, 8), int(name)).save(tmp_path / "set" / part / name / "a.png")
+        (tmp_path / "set" / part / "3" / "a.png").write_bytes(b"words")
     for command in (("bench", model, "--data"), ("quantize", model, "-o", "q.onnx", "--calib")):
         assert "a.png: does not decode" in refuses(*command, "set").err
     (tmp_path / "words.png").write_bytes(b"words")

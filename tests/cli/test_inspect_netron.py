@@ -76,7 +76,7 @@ def properties(browser: webdriver.Chrome) -> dict[str, str]:
     """The entries of Netron's open side bar."""
     return {
         item.find_element(By.CSS_SELECTOR, ".sidebar-item-name input").get_attribute("value")
-        or "": item.find_element(By.CSS_SELECTOR, ".sidebar-item-value-list").text.strip("+ \n")
+        or "": item.find_element(By.CSS_SELECTOR, ".sidebar-item-value-list").text.strip("+? \n")
         for item in browser.find_elements(By.CSS_SELECTOR, ".sidebar-item")
     }
 
