@@ -41,6 +41,7 @@ def test_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "edgekit-demo").iterdir()}
     assert {"bench.json", "summary.md", "front.png", "report.html", "run", "optimized.onnx"} <= left
     assert {"fp16.onnx", "fp16-storage.onnx", "int8.onnx", "int16.onnx"} <= left
+    assert "int8-packed.onnx" in left
     check_demo(tmp_path / "edgekit-demo")
 
 
@@ -54,6 +55,8 @@ def check_demo(folder: Path) -> None:
     params = models["optimized"]["params"]
     assert params["nonzero"] <= 0.55 * params["total"]
     assert models["int8"]["file_bytes"] < models["optimized"]["file_bytes"] / 1.8
+    assert models["int8-packed"]["file_bytes"] < models["int8"]["file_bytes"] / 2
+    assert models["int8-packed"]["accuracy"]["correct"] == models["int8"]["accuracy"]["correct"]
 
 
 def test_python_example_of_the_readme_runs(tmp_path: Path) -> None:
@@ -70,5 +73,5 @@ def test_files_that_the_readme_names_exist() -> None:
 
 def test_demo_table_of_the_readme_has_every_model() -> None:
     table = README.split("<!-- demo table -->")[1].split("##")[0]
-    for name in ("exported", "optimized", "fp16", "fp16-storage", "int8", "int16"):
+    for name in ("exported", "optimized", "fp16", "fp16-storage", "int8", "int16", "int8-packed"):
         assert f"`{name}.onnx`" in table

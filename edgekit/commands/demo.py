@@ -17,6 +17,7 @@ from edgekit.commands.bench import bench_files
 from edgekit.commands.export import export_checkpoint
 from edgekit.commands.images import DataSource
 from edgekit.commands.optimize import optimize_file
+from edgekit.commands.packing import Packing
 from edgekit.commands.quantize import Calibration, quantize_file
 from edgekit.commands.train import train_recipe
 from edgekit.export.quantize import PRECISIONS
@@ -50,7 +51,7 @@ def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
     console.say("3/5  fold batch norms and remove what is not needed, checking every step")
     optimized = folder / "optimized.onnx"
     optimize_file(exported, optimized, data=DIGITS, force=force)
-    console.say(f"4/5  convert it to {', '.join(CONVERSIONS)}")
+    console.say(f"4/5  convert it to {', '.join(CONVERSIONS)} and packed int8")
     models, calibrations = [exported, optimized], []
     for precision in CONVERSIONS:
         models.append(folder / f"{precision}.onnx")
@@ -65,6 +66,10 @@ def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
             calibration_report=calibrations[-1] if calibrated else None,
             force=force,
         )
+    models.append(folder / "int8-packed.onnx")
+    quantize_file(
+        optimized, models[-1], calibration=Calibration(DIGITS), packing=Packing(), force=force
+    )
     console.say("5/5  measure all of them, side by side")
     report = bench_files(models, DIGITS, "test", SETTINGS)
     write_text(folder / "bench.json", json.dumps(report.to_json(), indent=2) + "\n")
