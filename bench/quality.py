@@ -80,10 +80,16 @@ def _accuracy(
     """A model's answers, and the seconds that they took."""
     if candidate.preprocessing is None:
         raise AssertionError("checked when the model was loaded")
+    # Such a model takes its ranges from the whole batch; a device gives it one image at a time.
+    batch_size = 1 if candidate.figures.precision == "dynamic-int8" else None
     started = time.perf_counter()
     try:
         accuracy = evaluate_with(
-            candidate.loaded.classify, candidate.preprocessing, split, progress=progress
+            candidate.loaded.classify,
+            candidate.preprocessing,
+            split,
+            batch_size=batch_size,
+            progress=progress,
         )
     except DataError as error:
         raise DataError(f"{candidate.path}: {error}") from error

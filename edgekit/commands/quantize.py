@@ -173,7 +173,9 @@ def quantize_file(
         converted, packed = packing.apply(converted)
     drop = None
     if preprocessing and max_drop and held_out:
-        drop = measure_drop(model, converted, preprocessing, held_out)
+        # A dynamic model takes its ranges from the whole batch; a device gives it one image.
+        at_once = 1 if precision == "dynamic-int8" else None
+        drop = measure_drop(model, converted, preprocessing, held_out, at_once)
         _check_drop(drop, max_drop, output)
     save_graph(converted, output)
     if calibration_report is not None and reader is not None:
@@ -183,9 +185,13 @@ def quantize_file(
 
 
 def measure_drop(
-    before: ir.Model, after: ir.Model, preprocessing: Preprocessing, split: Split
+    before: ir.Model,
+    after: ir.Model,
+    preprocessing: Preprocessing,
+    split: Split,
+    batch_size: int | None = None,
 ) -> AccuracyDrop:
-    """Accuracy of a model and of its conversion on the same images.
+    """Accuracy of a model and of its conversion on the same images, `batch_size` at once.
 
     Raises:
         DataError: the images do not fit the models.
@@ -194,7 +200,10 @@ def measure_drop(
     for label, model in (("float", before), ("converted", after)):
         with session_source(model) as source, console.progress(f"accuracy, {label}") as advance:
             session = open_session(source)
-            top1.append(evaluate(session, preprocessing, split, progress=advance).top1)
+            result = evaluate(
+                session, preprocessing, split, batch_size=batch_size, progress=advance
+            )
+            top1.append(result.top1)
     return AccuracyDrop(f"{split.name} ({split.part})", len(split), *top1)
 
 

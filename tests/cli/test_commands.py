@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekit.runtime.accuracy import Accuracy, evaluate
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.session import open_session
 
 DIGITS = Preprocessing(8, 8, (0.3,), (0.37,), tuple("0123456789"))
 ROOT = Path(__file__).parents[2]
@@ -148,6 +150,26 @@ def test_bench_json_holds_the_contract(edgekit: Command, model: Path) -> None:
     assert row["accuracy"]["total"] == 450
     assert row["params"]["total"] == 4 * 9 + 4 + 4 * 4 + 640 + 10
     assert row["macs"]["dense"] == 4 * 9 * 64 + 640
+
+
+def test_dynamic_models_are_measured_one_image_at_a_time(
+    edgekit: Command, model: Path, tmp_path: Path
+) -> None:
+    edgekit("quantize", model, "-o", "d.onnx", "--precision", "dynamic-int8")
+    split = load_split("digits", "test")
+    session = open_session(tmp_path / "d.onnx")
+    alone = evaluate(session, DIGITS, split, batch_size=1)
+    together = evaluate(session, DIGITS, split, batch_size=256)
+    assert alone.flips(together) > 0  # or the test could not fail
+    outcome = edgekit("bench", "d.onnx", "--data", "digits", "--iterations", 2, "--format", "json")
+    (row,) = json.loads(outcome.out)["models"]
+    assert row["confusion"]["matrix"] == confusion_of(alone)
+
+
+def confusion_of(result: Accuracy) -> list[list[int]]:
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (result.labels, result.predictions), 1)
+    return matrix.tolist()
 
 
 def test_help_answers_within_half_a_second() -> None:
