@@ -93,7 +93,10 @@ def print_optimize(result: OptimizeResult, format_: Format) -> None:
         _print_json(asdict(result))
         return
     _print(*_optimize_tables(result.report))
-    rows = [_written(result.output, result.bytes_before, result.bytes_after)]
+    rows = [
+        _written(result.output, result.bytes_before, result.bytes_after),
+        ("verified on", result.verified_on),
+    ]
     _print(_pairs([*rows, *_packing_rows(result.packing)]))
 
 

@@ -8,7 +8,6 @@ What turns the data into ranges is in export/calibrators.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,9 +128,7 @@ class CalibrationReader:
             for images, _ in batches(split, size, chosen):
                 yield {str(entry.name): to_input_type(preprocessing(images), dtype)}
 
-        # A model that ships says the name of its data, not where the data lay.
-        data = Path(split.name).resolve().name
-        settings = {"data": data, "part": split.part, "samples": count, "seed": seed}
+        settings = {"data": split.label, "part": split.part, "samples": count, "seed": seed}
         return cls(feeds, -(-count // size), settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 from edgekit import console
 from edgekit.commands.images import DataSource, spread
 from edgekit.export.calibration import single_input
-from edgekit.export.graph import save_graph
+from edgekit.export.graph import save_graph, set_metadata
 from edgekit.export.optimize import OptimizeReport, optimize
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.errors import CheckpointError, DataError
 from edgekit.runtime.files import check_output
+from edgekit.runtime.preprocessing import PREFIX
 
 if TYPE_CHECKING:
     from edgekit.export.parity import Parity
@@ -93,6 +95,8 @@ def export_checkpoint(
     console.say(f"exporting {source} at opset {opset}, comparing on {len(batch)} images")
     model = to_onnx(module, loaded.preprocessing, opset=opset, source=source.name)
     parity = check_parity(module, model, batch)
+    compared = {"opset": opset, "data": images.label, "samples": len(batch)}
+    set_metadata(model, {f"{PREFIX}export": json.dumps(compared)})
     report = None
     if passes:
         inputs = {str(single_input(model).name): batch[:VERIFY_SAMPLES]}

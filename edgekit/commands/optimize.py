@@ -11,11 +11,12 @@ from edgekit.commands.export import VERIFY_SAMPLES
 from edgekit.commands.images import AS_STORED, DataSource, Normalization, spread
 from edgekit.commands.packing import Packing
 from edgekit.export.calibration import single_input
-from edgekit.export.graph import load_graph, save_graph
+from edgekit.export.graph import load_graph, save_graph, set_metadata
 from edgekit.export.optimize import OptimizeReport, check_names, optimize
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.files import check_output
+from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import to_input_type
 
 
@@ -26,6 +27,7 @@ class OptimizeResult:
     Attributes:
         output: The file.
         report: What each pass did.
+        verified_on: What each pass was checked on.
         bytes_before: Size of the input file.
         bytes_after: Size of the output file.
         packing: How tensors were packed; None where that was not asked for.
@@ -33,6 +35,7 @@ class OptimizeResult:
 
     output: Path
     report: OptimizeReport
+    verified_on: str
     bytes_before: int
     bytes_after: int
     packing: PackReport | None = None
@@ -70,9 +73,12 @@ def optimize_file(
     check_output(output, force=force, inputs=[path])
     model = load_graph(path)
     inputs = None
+    verified_on = "random numbers" if verify else "nothing"
     if data is not None:
         preprocessing = normalization.of(model)
-        batch = preprocessing(spread(data.load("train", preprocessing), VERIFY_SAMPLES))
+        images = data.load("train", preprocessing)
+        batch = preprocessing(spread(images, VERIFY_SAMPLES))
+        verified_on = f"{len(batch)} images of {images.label}" if verify else verified_on
         entry = single_input(model)
         dtype = batch.dtype if entry.dtype is None else entry.dtype.numpy()
         inputs = {str(entry.name): to_input_type(batch, dtype)}
@@ -80,8 +86,11 @@ def optimize_file(
         report = optimize(
             model, passes, batch_norm=batch_norm, verify=verify, inputs=inputs, progress=advance
         )
+    set_metadata(model, {f"{PREFIX}verified_on": verified_on})
     packed = None
     if packing is not None:
         model, packed = packing.apply(model, inputs)
     save_graph(model, output)
-    return OptimizeResult(output, report, path.stat().st_size, output.stat().st_size, packed)
+    return OptimizeResult(
+        output, report, verified_on, path.stat().st_size, output.stat().st_size, packed
+    )

@@ -153,6 +153,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def label(self) -> str:
+        """The name without the folders that lead to it, which a shipped file must not tell."""
+        return Path(self.name).resolve().name
+
     def take(self, indices: NDArray[np.int64], part: str | None = None) -> Split:
         """The images at `indices` as a split of their own; nothing is read yet."""
         return replace(

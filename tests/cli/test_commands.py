@@ -52,6 +52,13 @@ def test_optimize_folds_and_reports(edgekit: Command, model: Path, tmp_path: Pat
     operators = [node.op_type for node in onnx.load(tmp_path / "smaller.onnx").graph.node]
     assert "BatchNormalization" not in operators
     assert "fold-batch-norm" in outcome.out
+    assert "8 images of digits" in outcome.out
+    assert stored(tmp_path / "smaller.onnx")["edgekit.verified_on"] == "8 images of digits"
+
+
+def stored(path: Path) -> dict[str, str]:
+    """The metadata of a file."""
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 def test_optimize_as_json_has_every_pass_and_refusal(edgekit: Command, model: Path) -> None:
@@ -89,8 +96,8 @@ def test_quantize_writes_every_precision(
     report = json.loads(outcome.out)["report"]
     assert report["precision"] == precision
     assert sum(report["converted"].values()) > 0
-    stored = {entry.key for entry in onnx.load(tmp_path / "small.onnx").metadata_props}
-    assert {"edgekit.mean", "edgekit.precision", "edgekit.passes"} <= stored
+    keys = stored(tmp_path / "small.onnx").keys()
+    assert {"edgekit.mean", "edgekit.precision", "edgekit.passes"} <= keys
 
 
 def linear_classifier(outlier: float) -> onnx.ModelProto:
@@ -247,6 +254,8 @@ def test_export_from_a_checkpoint(edgekit: Command, tmp_path: Path) -> None:
     result = json.loads(outcome.out)
     assert result["parity"]["samples"] == 256
     assert result["parity"]["top1_agreement"] == 1.0
+    settings = json.loads(stored(tmp_path / "net.onnx")["edgekit.export"])
+    assert settings == {"opset": 20, "data": "digits", "samples": 256}
     content = (tmp_path / "net.onnx").read_bytes()
     assert str(ROOT).encode() not in content
     assert str(tmp_path).encode() not in content
