@@ -3,11 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,20 +255,37 @@ def test_the_callers_draws_are_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_an_interrupt_stays_an_interrupt_and_keeps_what_was_done(tmp_path: Path) -> None:
-    def interrupt_after_an_epoch() -> None:
-        while not (tmp_path / "metrics.csv").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from edgekit.train.recipe import load_recipe
+from edgekit.train.run import run_recipe
 
-    thread = threading.Thread(target=interrupt_after_an_epoch)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe(epochs="5000"), tmp_path, progress=False)
-    thread.join()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert (tmp_path / "last.ckpt").exists()
-    assert not (tmp_path / "model.safetensors").exists()
+folder = Path(sys.argv[2])
+
+def interrupt_after_an_epoch():
+    while not (folder / "metrics.csv").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt_after_an_epoch).start()
+try:
+    run_recipe(load_recipe(sys.argv[1]), folder, progress=False)
+except KeyboardInterrupt:
+    print("interrupted", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+def test_an_interrupt_stays_an_interrupt_and_keeps_what_was_done(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.replace("epochs = 2", "epochs = 5000"))
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(path), str(folder)], capture_output=True, text=True
+    )
+    assert done.stdout == "interrupted True\n", done.stderr
+    assert (folder / "last.ckpt").exists()
+    assert not (folder / "model.safetensors").exists()
 
 
 @pytest.mark.slow
