@@ -1,0 +1,266 @@
+"""Commands that make a file: each parses, calls one function and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit import console, options
+from edgekit.options import Format
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to fill.")] = Path(
+        "edgekit-demo"
+    ),
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Do the whole job on embedded data: train, prune, export, optimize, quantize, bench."""
+    from edgekit.commands.bench import BenchResult
+    from edgekit.commands.demo import run_demo
+    from edgekit.tables import print_bench
+
+    print_bench(BenchResult(run_demo(output, force=force)), format_)
+    console.say(f"models, bench.json, summary.md, front.png and report.html are in {output}")
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A .toml file, or a shipped recipe's name.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The run's folder; runs/NAME by default.", show_default=False
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    devices: Annotated[int, typer.Option(min=1, help="Devices to train on, a process each.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, when started by torchrun.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Start over, finished or not.")] = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Train, prune and distill as a recipe says; an interrupted run is resumed."""
+    from edgekit.commands.train import train_recipe
+    from edgekit.tables import print_run
+
+    result = train_recipe(
+        recipe,
+        output,
+        data_dir=data_dir,
+        download=download,
+        devices=devices,
+        nodes=nodes,
+        accelerator=accelerator,
+        force=force,
+    )
+    print_run(result, format_)
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file, or a run's folder.")
+    ],
+    output: options.Output,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 17 or later.")] = 20,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help=f"Images to compare with torch on: {options.DATA_HELP}. "
+            "Default: what the checkpoint was trained on.",
+            show_default=False,
+        ),
+    ] = "",
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    samples: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 256,
+    passes: Annotated[
+        bool, typer.Option("--optimize/--no-optimize", help="Run the exact graph passes too.")
+    ] = True,
+    batch_norm: options.BatchNormOption = options.BatchNorm.AUTO,
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Turn a checkpoint into ONNX, check it against torch, then run the exact passes."""
+    from edgekit.commands.export import export_checkpoint
+    from edgekit.commands.images import DataSource
+    from edgekit.tables import print_export
+
+    result = export_checkpoint(
+        checkpoint,
+        output,
+        opset=opset,
+        data=DataSource(data, data_dir, download),
+        samples=samples,
+        passes=passes,
+        batch_norm=batch_norm.value,
+        force=force,
+    )
+    print_export(result, format_)
+
+
+def _list_passes(wanted: bool) -> None:
+    if wanted:
+        from edgekit.tables import print_passes
+
+        print_passes()
+        raise typer.Exit
+
+
+def optimize(
+    model: options.Model,
+    output: options.Output,
+    passes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Only these passes, in this order.", show_default=False),
+    ] = None,
+    list_passes: Annotated[
+        bool,
+        typer.Option(
+            "--list-passes", callback=_list_passes, is_eager=True, help="Show them and exit."
+        ),
+    ] = False,
+    batch_norm: options.BatchNormOption = options.BatchNorm.AUTO,
+    data: options.Data = None,
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare outputs after each pass.")
+    ] = True,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    pack: options.PackOption = None,
+    codebook: options.Codebook = None,
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Run the exact graph passes on any ONNX file; each is checked on images (or noise)."""
+    del list_passes
+    from edgekit.commands.images import DataSource, Normalization
+    from edgekit.commands.optimize import optimize_file
+    from edgekit.commands.packing import Packing
+    from edgekit.tables import print_optimize
+
+    result = optimize_file(
+        model,
+        output,
+        passes=None if passes is None else [name.strip() for name in passes.split(",")],
+        batch_norm=batch_norm.value,
+        data=None if data is None else DataSource(data, data_dir, download),
+        verify=verify,
+        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+        packing=Packing.chosen(pack, codebook),
+        force=force,
+    )
+    print_optimize(result, format_)
+
+
+def quantize(
+    model: options.Model,
+    output: options.Output,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help=f"Calibration images, from its training part: {options.DATA_HELP}.",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="int8, int16, fp16, fp16-storage or dynamic-int8.")
+    ] = "int8",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How ranges are found: minmax (default), percentile or entropy.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Calibration images. Default: 512, or all if fewer.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Draws the calibration images. Default: 0.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Nodes that stay as they are, by name.", show_default=False
+        ),
+    ] = None,
+    keep_io: Annotated[
+        bool, typer.Option("--keep-io/--half-io", help="fp16: input and output stay float32.")
+    ] = True,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="POINTS",
+            help="Fail (exit status 1, nothing written) if top-1 accuracy drops by more.",
+            show_default=False,
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="DATA",
+            help="What --max-drop is measured on, its test part. Default: the training images "
+            "that calibration did not use.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what calibration saw and chose, for edgekit report --calibration.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    pack: options.PackOption = None,
+    codebook: options.Codebook = None,
+    force: options.Force = False,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Convert a model to a smaller precision; static ones calibrate on real images."""
+    from edgekit.commands.images import DataSource, Normalization
+    from edgekit.commands.packing import Packing
+    from edgekit.commands.quantize import Calibration, DropLimit, quantize_file
+    from edgekit.tables import print_quantize
+
+    def source(name: str | None) -> DataSource | None:
+        return None if name is None else DataSource(name, data_dir, download)
+
+    draw = {"method": method, "samples": samples, "seed": seed}
+    options.refuse_idle(draw, needed="--calib", given=calib)
+    options.refuse_idle({"eval": evaluate}, needed="--max-drop", given=max_drop)
+    images = source(calib)
+    result = quantize_file(
+        model,
+        output,
+        precision=precision,
+        calibration=None if images is None else Calibration(images, **options.given(draw)),
+        exclude=exclude,
+        keep_io=keep_io,
+        max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),
+        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+        calibration_report=calibration_report,
+        packing=Packing.chosen(pack, codebook),
+        force=force,
+    )
+    print_quantize(result, format_)
