@@ -16,7 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgekit.export.calibration import CalibrationReader, Feed
-from edgekit.export.calibrators import Progress, calibrator
+from edgekit.export.calibrators import Progress
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
 from edgekit.export.half import (
     SMALLEST,
@@ -35,13 +35,12 @@ from edgekit.export.half import (
     to_fp16_storage,
 )
 from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
+from edgekit.export.static import DEFAULT_METHOD, StaticOptions, to_static
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
-from edgekit.export.to_qdq import QDQ_OPS, ActivationType, raise_opset, to_qdq
+from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import INPUT_TYPES, open_session
-
-DEFAULT_METHOD = "minmax"
 
 _INITIALIZERS_ALONE = 4
 _QUANTIZED_OPS = re.compile(r"(Dynamic)?QuantizeLinear|DequantizeLinear|QLinear\w+|\w+Integer")
@@ -61,7 +60,7 @@ class _Job:
 
     model: ir.Model
     reader: CalibrationReader | None
-    method: str
+    static: StaticOptions
     exclude: Collection[str]
     keep_io: bool
     progress: Progress | None
@@ -99,6 +98,7 @@ def quantize(
     method: str = DEFAULT_METHOD,
     exclude: str | None = None,
     keep_io: bool = True,
+    static: StaticOptions | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
     """Convert a float32 model to one of `PRECISIONS`.
@@ -111,6 +111,7 @@ def quantize(
         method: A key of `CALIBRATORS`, for the precisions that need calibration.
         exclude: Regular expression; nodes in whose name it is found stay float32.
         keep_io: For fp16: leave the graph's inputs and outputs float32.
+        static: For int8 and int16: how; `method` and `exclude` take the place of its own.
         progress: Called with calibration batches done and their total.
 
     Returns:
@@ -134,7 +135,8 @@ def quantize(
     excluded = _excluded(work, exclude)
     if reader is not None and not isinstance(reader, CalibrationReader):
         reader = CalibrationReader.from_feeds(reader)
-    job = _Job(work, reader, method, excluded, keep_io, progress)
+    options = replace(static or StaticOptions(), method=method, exclude=excluded)
+    job = _Job(work, reader, options, excluded, keep_io, progress)
     done = entry.convert(job)
     settings: dict[str, Any] = dict(done.settings)
     if exclude is not None:
@@ -239,11 +241,9 @@ def _finish(
 def _static(activations: ActivationType) -> Callable[[_Job], _Done]:
     def convert(job: _Job) -> _Done:
         assert job.reader is not None
-        method = calibrator(job.method)
-        model = raise_opset(job.model, activations)
-        ranges = method.ranges(model, job.reader, QDQ_OPS, job.progress)
-        settings = {**job.reader.settings, "method": job.method, **method.settings}
-        return _Done(to_qdq(model, ranges, activations, job.exclude), settings=settings)
+        options = replace(job.static, activations=activations)
+        done = to_static(job.model, job.reader, options, job.progress)
+        return _Done(done.model, done.notes, done.settings)
 
     return convert
 

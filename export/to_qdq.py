@@ -13,7 +13,7 @@ float32 between the pairs: `int16` is as exact as it is small, and no faster tha
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,8 @@ from edgekit.export.opset import MIN_OPSET, convert_opset
 from edgekit.export.quiet import quiet
 from edgekit.runtime.errors import ModelFileError
 
-ActivationType = Literal["QUInt8", "QUInt16"]
+ActivationType = Literal["QUInt8", "QInt8", "QUInt16", "QInt16"]
+WeightType = Literal["QInt8", "QUInt8"]
 
 # BatchNormalization, LayerNormalization, Softmax and the like are left out on purpose: they have no
 # integer kernel, so quantizing their constants would cost accuracy and save nothing.
@@ -57,7 +58,14 @@ QDQ_OPS = (
 )
 
 # Standard QuantizeLinear takes per-channel scales from 13 on, 16-bit integers from 21 on.
-_MIN_OPSETS: dict[ActivationType, int] = {"QUInt8": MIN_OPSET, "QUInt16": 21}
+_MIN_OPSETS: dict[ActivationType, int] = {
+    "QUInt8": MIN_OPSET,
+    "QInt8": MIN_OPSET,
+    "QUInt16": 21,
+    "QInt16": 21,
+}
+
+_WIDE: dict[ActivationType, ActivationType] = {"QUInt8": "QUInt16", "QInt8": "QInt16"}
 
 # A quantized result of these at a graph output would only be rounded and made float again.
 _FLOAT_AT_OUTPUT = ("Conv", "Gemm", "MatMul", "Add")
@@ -73,15 +81,25 @@ def raise_opset(model: ir.Model, activations: ActivationType) -> ir.Model:
 
 
 def to_qdq(
-    model: ir.Model, ranges: Ranges, activations: ActivationType, exclude: Collection[str]
+    model: ir.Model,
+    ranges: Ranges,
+    activations: ActivationType,
+    exclude: Collection[str],
+    *,
+    weights: WeightType = "QInt8",
+    reduce_range: bool = False,
+    wider: Collection[str] = (),
 ) -> ir.Model:
     """Quantize the nodes of `QDQ_OPS` but for those in `exclude`.
 
     Args:
         model: A float32 model from `raise_opset`, its nodes named; it is not changed.
         ranges: Lowest and highest value of every tensor that those nodes read or write.
-        activations: "QUInt8" or "QUInt16".
+        activations: Type of the codes of activations.
         exclude: Names of nodes that stay float.
+        weights: Type of the codes of weights.
+        reduce_range: Whether weights keep to 7 bits.
+        wider: Names of nodes that read and write codes of 16 bits, whatever `activations` is.
 
     Returns:
         The quantized model; the graph's inputs and outputs stay float32.
@@ -108,14 +126,14 @@ def to_qdq(
         quantizer = QDQQuantizer(
             to_proto(model),
             True,  # one scale per channel
-            False,  # all of the 8 bits
-            QuantType.QInt8,
+            reduce_range,
+            QuantType[weights],
             QuantType[activations],
             bounds,
             [],
             list(exclude),
             list(QDQ_OPS),
-            {},
+            {"TensorQuantOverrides": _wide_tensors(model, wider, exclude, activations)},
         )
         try:
             quantizer.quantize_model()
@@ -128,6 +146,31 @@ def to_qdq(
     _leave_outputs_float(model, result)
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
     return result
+
+
+def _wide_tensors(
+    model: ir.Model, wider: Collection[str], exclude: Collection[str], activations: ActivationType
+) -> dict[str, list[dict[str, Any]]]:
+    """16 bits for what the nodes of `wider` read and write; other readers get `activations`."""
+    from onnxruntime.quantization import QuantType
+
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    if activations not in _WIDE:
+        return overrides
+    for node in (node for node in model.graph if node.name in wider):
+        for value in (*node.inputs, *node.outputs):
+            if value is None or value.is_initializer() or value.dtype != ir.DataType.FLOAT:
+                continue
+            narrow = {
+                str(reader.name)
+                for reader in value.consumers()
+                if reader.name not in wider and reader.name not in exclude
+            }
+            wide: dict[str, Any] = {"quant_type": QuantType[_WIDE[activations]]}
+            if narrow:
+                wide["convert"] = {"quant_type": QuantType[activations], "recv_nodes": narrow}
+            overrides[str(value.name)] = [wide]
+    return overrides
 
 
 def _leave_outputs_float(model: ir.Model, result: ir.Model) -> None:

@@ -21,8 +21,9 @@ from edgekit.export.graph import (
     set_metadata,
 )
 from edgekit.export.pack import PackReport, check_unpacked
-from edgekit.export.quantize import DEFAULT_METHOD, quantize
+from edgekit.export.quantize import quantize
 from edgekit.export.quantize_report import QuantizeReport
+from edgekit.export.static import DEFAULT_METHOD
 from edgekit.runtime.accuracy import evaluate
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import AccuracyError, InputError

@@ -18,6 +18,7 @@ from edgekit.export.graph import from_proto, model_preprocessing, to_proto
 from edgekit.export.optimize import optimize
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.export.quantize import PRECISIONS, QuantizeResult, quantize
+from edgekit.export.static import StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.errors import DataError, InputError, ModelFileError
@@ -224,6 +225,22 @@ def test_metadata_keeps_the_preprocessing_and_records_the_settings(resnet: ir.Mo
     expected |= {"method": "percentile", "percentile": 99.99, "exclude": "^stem"}
     assert expected.items() <= dict(result.report.settings).items()
     assert set(metadata) == {*resnet.metadata_props, "edgekit.precision", "edgekit.calibration"}
+
+
+def test_a_node_with_wider_activations_costs_less(
+    resnet: ir.Model, int8: QuantizeResult, batch: NDArray[np.float32]
+) -> None:
+    names = [str(node.name) for node in resnet.graph if node.op_type in ("Conv", "Add")]
+    every = quantize(
+        resnet, "int8", reader=reader_for(resnet), static=StaticOptions(wider=frozenset(names))
+    )
+    one = quantize(
+        resnet, "int8", reader=reader_for(resnet), static=StaticOptions(wider=frozenset(names[3:4]))
+    )
+    kinds = Counter(n.inputs[2].dtype for n in one.model.graph if n.op_type == "QuantizeLinear")  # type: ignore[union-attr]
+    assert kinds[ir.DataType.UINT16] == 2
+    assert kinds[ir.DataType.UINT8] > 10
+    assert sqnr_db(resnet, every.model, batch) > sqnr_db(resnet, int8.model, batch) + 1
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -1,0 +1,94 @@
+"""Static quantization, stage by stage; each stage is a module of its own.
+
+| stage | what it does | module |
+|---|---|---|
+| calibrate | the range of each tensor, from real data | calibrators.py |
+| write | pairs of QuantizeLinear and DequantizeLinear | to_qdq.py |
+
+`to_static` runs them in order. What each of them may be told is a field of `StaticOptions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from edgekit.export.calibration import CalibrationReader
+from edgekit.export.calibrators import Progress, calibrator
+from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
+
+DEFAULT_METHOD = "minmax"
+
+
+@dataclass(frozen=True)
+class StaticOptions:
+    """How a static conversion goes about it.
+
+    Attributes:
+        method: How ranges are found, a key of `CALIBRATORS`.
+        activations: Type of the codes of activations.
+        weights: Type of the codes of weights.
+        reduce_range: Whether weights keep to 7 bits, which no 16-bit accumulator overflows on.
+        exclude: Names of nodes that stay float32.
+        wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
+    """
+
+    method: str = DEFAULT_METHOD
+    activations: ActivationType = "QUInt8"
+    weights: WeightType = "QInt8"
+    reduce_range: bool = False
+    exclude: Collection[str] = ()
+    wider: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Static:
+    """A quantized model.
+
+    Attributes:
+        model: The model.
+        settings: Every setting that was used.
+        notes: What else the user should know, one sentence each.
+    """
+
+    model: ir.Model
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def to_static(
+    model: ir.Model,
+    reader: CalibrationReader,
+    options: StaticOptions,
+    progress: Progress | None = None,
+) -> Static:
+    """Quantize a model from calibration data.
+
+    Args:
+        model: A float32 model, its nodes named; it is not changed.
+        reader: Calibration data.
+        options: What each stage is told.
+        progress: Called with calibration batches done and their total.
+
+    Raises:
+        DataError: the calibration data is unusable, or does not fit the model.
+        ModelFileError: the model cannot be quantized.
+        InputError: there is no such method.
+    """
+    method = calibrator(options.method)
+    model = raise_opset(model, "QUInt16" if options.wider else options.activations)
+    ranges = method.ranges(model, reader, QDQ_OPS, progress)
+    quantized = to_qdq(
+        model,
+        ranges,
+        options.activations,
+        options.exclude,
+        weights=options.weights,
+        reduce_range=options.reduce_range,
+        wider=options.wider,
+    )
+    settings = {**reader.settings, "method": options.method, **method.settings}
+    return Static(quantized, settings)
