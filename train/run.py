@@ -172,8 +172,6 @@ class _Run:
             pruning=pruning,
             distillation=self.distillation,
         )
-        if train.compile:
-            network.compile()
         fit(
             module,
             train,
@@ -183,6 +181,7 @@ class _Run:
             resume=self.resume,
             progress=self.progress,
         )
+        torch.compiler.reset()  # else the next run in this process soon meets the recompile limit
         if module.average is not None:
             module.average.swap(network)
         self._save(network, target)
@@ -213,6 +212,9 @@ def load_training_data(
 ) -> TrainingData:
     """The training and validation parts; the test part is not touched.
 
+    The validation part is the same for every seed, so that a teacher has not learned from what its
+    student is judged on.
+
     Raises:
         DataError: the data is missing or damaged.
     """
@@ -229,7 +231,6 @@ def load_training_data(
             data_dir=data_dir,
             image_shape=shape,
             validation=keys.validation,
-            seed=recipe.seed,
         )
 
     train = part("train")
@@ -254,4 +255,10 @@ def _distillation(recipe: Recipe, data: TrainingData) -> Distillation | None:
     keys = recipe.distill
     if keys is None:
         return None
-    return load_teacher(keys, recipe.path(keys.teacher), data.preprocessing)
+    return load_teacher(
+        keys,
+        recipe.path(keys.teacher),
+        data.preprocessing,
+        compile=recipe.train.compile,
+        channels_last=recipe.train.channels_last,
+    )
