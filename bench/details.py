@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import numpy as np
 from edgekit.bench.confusion import Confusion
 from edgekit.bench.count import NodeCount
 from edgekit.bench.inspect_model import node_json
-from edgekit.bench.signal_to_noise import SignalToNoise, signal_to_noise
+from edgekit.bench.signal_to_noise import Batch, SignalToNoise, signal_to_noise
 from edgekit.export.graph import load_graph
-from edgekit.runtime.data.source import Split
+from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
+
+_READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def noise_of_files(
     preprocessing: tuple[Preprocessing, Preprocessing],
     split: Split,
     images: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SignalToNoise:
     """Compare a model file with a reference on images spread evenly over a split.
 
@@ -72,16 +75,25 @@ def noise_of_files(
         preprocessing: That of the reference and that of the model.
         split: Where the images come from.
         images: How many; all where the split has fewer.
+        progress: Called with (images done, images in all).
 
     Raises:
         ModelFileError: the models share no tensor, or cannot be run; the message names the file.
         DataError: the images do not fit a model.
     """
     count = min(images, len(split))
-    pixels = split.images.read(np.linspace(0, len(split) - 1, count).astype(np.int64))
-    samples = (preprocessing[0](pixels), preprocessing[1](pixels))
+    chosen = np.linspace(0, len(split) - 1, count).astype(np.int64)
+
+    def samples() -> Iterator[Batch]:
+        done = 0
+        for pixels, _ in batches(split, _READ_AT_ONCE, chosen):
+            yield preprocessing[0](pixels), preprocessing[1](pixels)
+            done += len(pixels)
+            if progress is not None:
+                progress(done, count)
+
     try:
-        layers = signal_to_noise(load_graph(reference), load_graph(path), samples)
+        found = signal_to_noise(load_graph(reference), load_graph(path), samples())
     except (ModelFileError, DataError) as error:
         raise type(error)(f"{path} beside {reference}: {error}") from error
-    return SignalToNoise(str(reference), count, layers)
+    return SignalToNoise(str(reference), count, found)

@@ -1,35 +1,32 @@
 """Where a conversion loses precision: signal-to-noise ratio of each tensor against a reference.
 
-Both graphs keep the names of the tensors that they share. For a tensor x of the reference and its
-counterpart y,
+For a tensor x of the reference and its counterpart y (see `tensor_pairs`),
 
     ratio = 10 log10(sum x^2 / sum (x - y)^2) decibels
 
-over all elements and images (6 dB are one bit). The counterpart has the same name, but for two
-rewrites: where a quantizer follows, it is the output of the DequantizeLinear behind it, as that is
-what the next layer reads; where a BatchNormalization was folded into the operator before it, that
-operator's output stands for the normalization's.
+over all elements and images (6 dB are one bit). The sums are all that is kept of a batch, so that
+memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.bench.tensor_pairs import Match, TensorPair, Unmatched, tensor_pairs
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.runtime.errors import DataError, ModelFileError
-from edgekit.runtime.session import INPUT_TYPES, model_input, open_session
+from edgekit.runtime.session import INPUT_TYPES, model_input, open_session, to_input_type
 
 # Images in a run: with every tensor an output, all of their activations are in memory at once.
 BATCH_SIZE = 4
 
-_FOLDS = ("Conv", "ConvTranspose", "Gemm")
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -41,145 +38,145 @@ class LayerNoise:
         node: The node of the reference that makes it.
         op_type: That node's operator.
         db: Signal-to-noise ratio in decibels; None where nothing differs.
+        matched: What the counterpart was found by: its name, or its place in the graph.
     """
 
     tensor: str
     node: str
     op_type: str
     db: float | None
+    matched: Match = "name"
+
+
+@dataclass(frozen=True)
+class TensorNoise:
+    """Two models, tensor by tensor.
+
+    Attributes:
+        layers: The tensors that both compute, in the reference's order.
+        reference_only: Tensors of the reference that are compared with none.
+        model_only: Tensors of the other model that are compared with none.
+    """
+
+    layers: tuple[LayerNoise, ...]
+    reference_only: tuple[Unmatched, ...] = ()
+    model_only: tuple[Unmatched, ...] = ()
+
+    @property
+    def worst_first(self) -> tuple[LayerNoise, ...]:
+        """The layers by rising ratio; those where nothing differs come last."""
+        return tuple(sorted(self.layers, key=lambda one: np.inf if one.db is None else one.db))
 
 
 @dataclass(frozen=True)
 class SignalToNoise:
-    """A model compared with a reference, tensor by tensor.
+    """A model compared with a reference on images.
 
     Attributes:
         reference: The reference's file.
         images: Images that both have seen.
-        layers: The tensors that both compute, in the reference's order.
+        found: What differs.
     """
 
     reference: str
     images: int
-    layers: tuple[LayerNoise, ...]
+    found: TensorNoise
+
+    @property
+    def layers(self) -> tuple[LayerNoise, ...]:
+        """The tensors that both compute, in the reference's order."""
+        return self.found.layers
 
     def to_json(self) -> dict[str, Any]:
         """The value of the key `signal_to_noise`; `db` is null where nothing differs."""
         return {
             "reference": self.reference,
             "images": self.images,
-            "layers": [
-                {"tensor": one.tensor, "node": one.node, "op_type": one.op_type, "db": one.db}
-                for one in self.layers
-            ],
+            "layers": [asdict(one) for one in self.layers],
+            "unmatched": {
+                "reference": [asdict(one) for one in self.found.reference_only],
+                "model": [asdict(one) for one in self.found.model_only],
+            },
         }
 
 
-@dataclass(frozen=True)
-class _Pair:
-    node: ir.Node
-    reference: str
-    model: str
-
-
-def signal_to_noise(
-    reference: ir.Model,
-    model: ir.Model,
-    samples: tuple[NDArray[np.float32], NDArray[np.float32]],
-    *,
-    batch_size: int = BATCH_SIZE,
-) -> tuple[LayerNoise, ...]:
+def signal_to_noise(reference: ir.Model, model: ir.Model, batches: Iterable[Batch]) -> TensorNoise:
     """Compare what two models compute inside, tensor by tensor.
 
     Args:
         reference: The model to compare with, by rights a float one; it is not changed.
         model: What was made of it; it is not changed.
-        samples: The same images [N, ...], preprocessed for the reference and for the model.
-        batch_size: Images in a run, where the models leave that open.
-
-    Returns:
-        One entry for each tensor that both compute in floating point, in the reference's order.
+        batches: The same images [N, ...], preprocessed for the reference and for the model; run
+            a few at a time, or as many as a model fixes.
 
     Raises:
-        ModelFileError: the models have no such tensor in common, or cannot be run.
+        ModelFileError: the models have no tensor in common, or cannot be run.
         DataError: the samples do not fit them.
     """
-    pairs = list(_pairs(reference, model))
-    if not pairs:
+    known = tensor_pairs(reference, model)
+    if not known.pairs:
         raise ModelFileError(
-            "the models share no tensor's name, so no layer can be compared: bench a model "
-            "beside the one that it was made from"
+            "the models share no tensor, by name or by place, so none can be compared: give a "
+            "model beside the one that it was made from"
         )
     taps = (
-        _Tapped(reference, [pair.reference for pair in pairs]),
-        _Tapped(model, [pair.model for pair in pairs]),
+        _Tapped(reference, [pair.reference.value for pair in known.pairs]),
+        _Tapped(model, [pair.model.value for pair in known.pairs]),
     )
-    size = taps[0].fixed_batch or taps[1].fixed_batch or batch_size
-    signal, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
-    alike = np.ones(len(pairs), np.bool_)
-    for start in range(0, len(samples[0]), size):
-        rows = slice(start, start + size)
-        found = [tap.run(part[rows]) for tap, part in zip(taps, samples, strict=True)]
-        for index, (x, y) in enumerate(zip(*found, strict=True)):
-            if x.shape != y.shape:
-                alike[index] = False
-                continue
-            exact = x.astype(np.float64)
-            signal[index] += np.square(exact).sum()
-            noise[index] += np.square(exact - y.astype(np.float64)).sum()
-    return tuple(
-        LayerNoise(pair.reference, str(pair.node.name), pair.node.op_type, _decibels(x, n))
-        for pair, x, n, same_shape in zip(pairs, signal, noise, alike, strict=True)
-        if same_shape
+    # A dynamic model takes its ranges from the whole batch; a device gives it one image.
+    dynamic = any(node.op_type.startswith("Dynamic") for node in model.graph)
+    size = taps[0].fixed_batch or taps[1].fixed_batch or (1 if dynamic else BATCH_SIZE)
+    sums = [_Sums() for _ in known.pairs]
+    for batch in batches:
+        for start in range(0, len(batch[0]), size):
+            rows = slice(start, start + size)
+            arrays = [tap.run(part[rows]) for tap, part in zip(taps, batch, strict=True)]
+            for pair, total, x, y in zip(known.pairs, sums, *arrays, strict=True):
+                total.add(pair, x, y)
+    compared = [*zip(known.pairs, sums, strict=True)]
+    odd = [_uncompared(pair, total.problem) for pair, total in compared if total.problem]
+    return TensorNoise(
+        tuple(_layer(pair, total) for pair, total in compared if not total.problem),
+        (*known.reference_only, *odd),
+        known.model_only,
     )
 
 
-def _decibels(signal: float, noise: float) -> float | None:
-    if noise == 0:
-        return None
-    return float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))
+class _Sums:
+    """Squares of a tensor and of its difference, batch by batch; or why there are none."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+        self.problem = ""
+
+    def add(self, pair: TensorPair, x: NDArray[Any], y: NDArray[Any]) -> None:
+        if self.problem:
+            return
+        if x.dtype.kind not in "iuf" or y.dtype.kind not in "iuf":
+            self.problem = "no numbers"
+        elif x.dtype.kind != "f" and pair.reference.codes is None:
+            self.problem = "whole numbers of no known scale"
+        elif y.dtype.kind != "f" and pair.model.codes is None:
+            self.problem = "whole numbers of no known scale in the other model"
+        elif x.shape != y.shape:
+            self.problem = f"shape {list(x.shape[1:])}, {list(y.shape[1:])} in the other model"
+        else:
+            exact = pair.reference.decode(x)
+            self.signal += float(np.square(exact).sum())
+            self.noise += float(np.square(exact - pair.model.decode(y)).sum())
+            if not np.isfinite(self.signal + self.noise):
+                self.problem = "not finite"
 
 
-def _pairs(reference: ir.Model, model: ir.Model) -> Iterator[_Pair]:
-    theirs = {str(v.name): v for node in model.graph for v in node.outputs if v.name}
-    for node in reference.graph:
-        for value in node.outputs:
-            counterpart = theirs.get(str(value.name))
-            if counterpart is None or _reads_constants_only(node):
-                continue
-            expected = _normalized(value, theirs)
-            seen = _dequantized(counterpart)
-            if _is_float(expected) and _is_float(seen):
-                yield _Pair(node, str(expected.name), str(seen.name))
+def _layer(pair: TensorPair, sums: _Sums) -> LayerNoise:
+    db = None
+    if sums.noise:
+        db = float(10 * np.log10(max(sums.signal, np.finfo(np.float64).tiny) / sums.noise))
+    return LayerNoise(pair.tensor, str(pair.node.name), pair.node.op_type, db, pair.matched)
 
 
-def _reads_constants_only(node: ir.Node) -> bool:
-    return all(value is None or value.const_value is not None for value in node.inputs)
-
-
-def _is_float(value: ir.Value) -> bool:
-    return value.dtype is None or value.dtype in _FLOATS
-
-
-def _normalized(value: ir.Value, theirs: dict[str, ir.Value]) -> ir.Value:
-    """The output of the BatchNormalization behind `value` that the other model has folded."""
-    producer, readers = value.producer(), value.consumers()
-    if producer is None or producer.op_type not in _FOLDS or len(readers) != 1:
-        return value
-    reader = readers[0]
-    folded = reader.op_type == "BatchNormalization" and reader.outputs[0].name not in theirs
-    return reader.outputs[0] if folded else value
-
-
-def _dequantized(value: ir.Value) -> ir.Value:
-    """What the readers of `value` get where it is quantized first."""
-    for quantize in value.consumers():
-        if quantize.op_type != "QuantizeLinear":
-            continue
-        for dequantize in quantize.outputs[0].consumers():
-            if dequantize.op_type == "DequantizeLinear":
-                return dequantize.outputs[0]
-    return value
+def _uncompared(pair: TensorPair, reason: str) -> Unmatched:
+    return Unmatched(pair.tensor, pair.node.op_type, reason)
 
 
 class _Tapped:
@@ -210,7 +207,7 @@ class _Tapped:
         """
         short = (self.fixed_batch or 0) - len(batch)
         padded = np.concatenate([batch, np.repeat(batch[-1:], max(short, 0), axis=0)])
-        feed = {self._input.name: padded.astype(INPUT_TYPES[self._input.type], copy=False)}
+        feed = {self._input.name: to_input_type(padded, np.dtype(INPUT_TYPES[self._input.type]))}
         try:
             found = self._session.run(self._order, feed)
         except Exception as error:  # onnxruntime's exceptions share no base class

@@ -66,7 +66,7 @@ def test_a_model_beside_itself_has_no_noise(
     classifier_file: Callable[..., Path], samples: np.ndarray
 ) -> None:
     model = load_graph(classifier_file())
-    found = signal_to_noise(model, model, (samples, samples))
+    found = signal_to_noise(model, model, [(samples, samples)]).layers
     assert [one.tensor for one in found] == ["conv", "relu", "pooled", "flat", "logits"]
     assert {one.db for one in found} == {None}
 
@@ -78,7 +78,9 @@ def test_the_ratio_is_that_of_the_formula(
     g (float[batch, 1, 8, 8] image) => (float[batch, 1, 8, 8] out) { out = Mul (image, factor) }"""
     one = graph(text, factor=np.float32([2.0]))
     other = graph(text, factor=np.float32([2.02]))
-    (found,) = signal_to_noise(one, other, (samples, samples), batch_size=4)
+    (found,) = signal_to_noise(
+        one, other, [(samples[:5], samples[:5]), (samples[5:], samples[5:])]
+    ).layers
     assert found.db == pytest.approx(20 * np.log10(2 / 0.02), abs=1e-3)
     assert found.op_type == "Mul"
 
@@ -93,7 +95,7 @@ def test_a_quantizer_is_compared_behind_its_rounding(
     sixteen = quantize(model, "int16", reader=reader).model
     ratios = []
     for quantized in (eight, sixteen):
-        found = signal_to_noise(model, quantized, (pixels, pixels))
+        found = signal_to_noise(model, quantized, [(pixels, pixels)]).layers
         db = {one.tensor: one.db for one in found}
         assert "relu" in db
         assert "conv" not in db  # its Relu is in the quantizer: no such tensor is left
@@ -111,7 +113,9 @@ def test_a_folded_normalization_is_found_under_its_operator(
     model = graph(NORMALIZED, w=weights, shift=np.float32([1, 2]), **tensors)
     folded = graph(NORMALIZED, w=weights, shift=np.float32([1, 2]), **tensors)
     optimize(folded, ["fold-batch-norm"])
-    found = {one.tensor: one.db for one in signal_to_noise(model, folded, (samples, samples))}
+    found = {
+        one.tensor: one.db for one in signal_to_noise(model, folded, [(samples, samples)]).layers
+    }
     assert set(found) == {"norm", "out"}
     assert all(db is None or db > 100 for db in found.values())
 
@@ -123,15 +127,15 @@ def test_models_of_other_tensors_are_refused(
         '<ir_version: 10, opset_import: ["" : 20]> '
         "g (float[b, 1, 8, 8] x) => (float[b, 1, 8, 8] y) { y = Relu (x) }"
     )
-    with pytest.raises(ModelFileError, match="no tensor's name"):
-        signal_to_noise(load_graph(classifier_file()), other, (samples, samples))
+    with pytest.raises(ModelFileError, match="share no tensor"):
+        signal_to_noise(load_graph(classifier_file()), other, [(samples, samples)])
 
 
 def test_images_of_another_size_are_refused(classifier_file: Callable[..., Path]) -> None:
     model = load_graph(classifier_file())
     wrong = np.zeros((2, 3, 4, 4), np.float32)
     with pytest.raises(DataError, match="do not fit"):
-        signal_to_noise(model, model, (wrong, wrong))
+        signal_to_noise(model, model, [(wrong, wrong)])
 
 
 def test_the_json_carries_nodes_mistakes_origin_and_noise(
