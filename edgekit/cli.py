@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from edgekit import __version__, console, options
-from edgekit.cli_making import demo, export, optimize, quantize, train
-from edgekit.cli_measuring import bench, inspect, predict, report
+from edgekit.cli_making import demo, export, optimize, quantize, study, train
+from edgekit.cli_measuring import bench, doctor, inspect, predict, report
 from edgekit.runtime.errors import EdgekitError, InputError, MissingExtraError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ EXTRAS = {
     "openvino": "openvino",
     "safetensors": "train",
     "sklearn": "digits",
+    "tomli_w": "train",
     "torch": "train",
     "torch_pruning": "train",
     "torchmetrics": "train",
@@ -116,6 +117,6 @@ def _global_options(
         typer.echo(context.get_help())
 
 
-COMMANDS = (demo, train, export, optimize, quantize, bench, report, inspect, predict)
+COMMANDS = (demo, train, study, export, optimize, quantize, bench, report, inspect, predict, doctor)
 for _command in COMMANDS:
     app.command()(_command)

@@ -62,6 +62,35 @@ def train(
     print_run(result, format_)
 
 
+def study(
+    study_: Annotated[
+        str,
+        typer.Argument(metavar="STUDY", help="A .toml file, or a shipped study's name."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder for all of it; runs/NAME by default.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Train a recipe's variants, convert and compare them; an interrupted study is resumed."""
+    from edgekit.commands.study import run_study
+    from edgekit.tables import print_study
+
+    result = run_study(
+        study_, output, data_dir=data_dir, download=download, accelerator=accelerator
+    )
+    print_study(result, format_)
+
+
 def export(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file, or a run's folder.")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -20,15 +20,22 @@ from edgekit.bench.report.table import bytes_text, columns, heading, notes
 from edgekit.bench.results import BenchReport
 from edgekit.bench.speed_tables import TextTable, comparison_table, speed_notes, speed_tables
 from edgekit.commands.bench import BenchResult
+from edgekit.commands.doctor import Diagnosis
+from edgekit.commands.doctor_text import diagnosis_pairs, diagnosis_tables
 from edgekit.commands.export import ExportResult
 from edgekit.commands.optimize import OptimizeResult
 from edgekit.commands.predict import Prediction
 from edgekit.commands.quantize import QuantizeResult
+from edgekit.commands.study import RESULTS, SUMMARY, StudyResult
+from edgekit.commands.study_results import COLUMNS as STUDY_COLUMNS
 from edgekit.commands.train import TrainResult
 from edgekit.export.optimize import OptimizeReport
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.table import PASSES
 from edgekit.options import Format
+
+if TYPE_CHECKING:
+    from edgekit.train.prune_channels import ChannelPruning
 
 # Refusals of one kind are listed by node up to here, then counted.
 _LISTED_NODES = 3
@@ -56,6 +63,35 @@ def print_run(result: TrainResult, format_: Format) -> None:
         *((f"setting {key}", str(value)) for key, value in result.settings.items()),
     ]
     _print(_pairs(rows))
+    if run.channel_pruning is not None:
+        _print(_channels_table(run.channel_pruning))
+
+
+def _channels_table(cut: ChannelPruning) -> Table:
+    table = _table("layer", ">channels before", ">after")
+    for layer in cut.layers:
+        table.add_row(layer.name, str(layer.before), str(layer.after))
+    lines = [
+        f"Parameters {cut.params_before:,} -> {cut.params_after:,}, "
+        f"MACs {cut.macs_before:,} -> {cut.macs_after:,}.",
+        *(f"Not cut: {reason}." for reason in cut.skipped),
+    ]
+    table.caption = "\n".join(lines)
+    return table
+
+
+def print_study(result: StudyResult, format_: Format) -> None:
+    """The variants of a study, their seeds taken together."""
+    if format_ is Format.JSON:
+        _print_json(asdict(result))
+        return
+    table = Table(*STUDY_COLUMNS[:3], box=None, pad_edge=False)
+    for column in STUDY_COLUMNS[3:]:
+        table.add_column(column, justify="right")
+    for summary in result.summaries:
+        table.add_row(*summary.cells())
+    _print(table)
+    console.say(f"every run is in {result.folder / RESULTS}, this table in {SUMMARY} beside it")
 
 
 def print_export(result: ExportResult, format_: Format) -> None:
@@ -273,6 +309,18 @@ def print_diff(diff: GraphDiff, format_: Format) -> None:
             table.add_row(name, node.op_type, node.change.value, "; ".join(node.reasons))
     table.caption = ", ".join(f"{number} {change}" for change, number in diff.counts.items())
     _print(table)
+
+
+def print_diagnosis(found: Diagnosis, format_: Format) -> None:
+    """Whether int8 models run fast and exactly here."""
+    if format_ is Format.JSON:
+        _print_json(found.to_json())
+        return
+    _print(_pairs(diagnosis_pairs(found)))
+    for text in diagnosis_tables(found):
+        _print_text_table(text)
+    for advice in found.advice:
+        console.say(f"advice: {advice}")
 
 
 def print_predictions(predictions: Sequence[Prediction], format_: Format) -> None:

@@ -1,0 +1,193 @@
+"""`edgekit study`: many trainings of one recipe, varied, each taken to its converted models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import console
+from edgekit.bench.figures import read_figures
+from edgekit.commands.study_results import (
+    Measured,
+    Row,
+    Summary,
+    summarize,
+    summary_markdown,
+    write_csv,
+)
+from edgekit.commands.train import RUNS
+from edgekit.export.calibration import CalibrationReader, single_input
+from edgekit.export.graph import load_graph, save_graph, session_source
+from edgekit.export.optimize import optimize
+from edgekit.export.quantize import PRECISIONS, quantize
+from edgekit.runtime.accuracy import evaluate
+from edgekit.runtime.errors import OutputError, RecipeError
+from edgekit.runtime.files import write_text
+from edgekit.runtime.session import open_session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.train.lightning_module import TrainingData
+    from edgekit.train.run import RunResult
+    from edgekit.train.study import Training
+
+RESULTS = "results.csv"
+SUMMARY = "summary.md"
+MEASURED = "measured.json"
+FLOAT = "fp32"
+_VERIFY_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to.
+
+    Attributes:
+        name: The study's.
+        folder: Where the runs, results.csv and summary.md are.
+        rows: One for each variant, seed and precision.
+        summaries: One for each variant and precision.
+    """
+
+    name: str
+    folder: Path
+    rows: tuple[Row, ...]
+    summaries: tuple[Summary, ...]
+
+
+def run_study(
+    study: str,
+    output: Path | None,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    accelerator: str = "auto",
+) -> StudyResult:
+    """Train every variant that is not trained yet, convert it and measure it.
+
+    Accuracy is that on the recipe's validation part; the test part is never read. results.csv and
+    summary.md are written anew after each training, so that an interrupted study leaves what it
+    has, and goes on from there when it is started again.
+
+    Args:
+        study: A .toml file or the name of a shipped study.
+        output: The folder for the runs and the results; runs/ and the study's name by default.
+        data_dir: Where named data sets live.
+        download: Fetch a named data set that is not there.
+        accelerator: Kind of device, in Lightning's terms.
+
+    Raises:
+        EdgekitError: the study, a recipe or the data cannot be used, or a training fails.
+    """
+    from edgekit.train.run import load_training_data, run_recipe
+    from edgekit.train.study import load_study
+
+    loaded = load_study(study)
+    _check(loaded.trainings)
+    output = output or RUNS / loaded.name
+    rows: list[Row] = []
+    for index, training in enumerate(loaded.trainings, 1):
+        folder = output / training.folder
+        console.say(f"{index}/{len(loaded.trainings)}  {training.folder}")
+        run = run_recipe(
+            training.recipe, folder, data_dir=data_dir, download=download, accelerator=accelerator
+        )
+        measured = _stored(folder / MEASURED, training.precisions)
+        if measured is None:
+            data = load_training_data(training.recipe, data_dir=data_dir)
+            measured = _measure(run.checkpoint, data, training.precisions, folder)
+            write_text(folder / MEASURED, json.dumps([asdict(m) for m in measured], indent=2))
+        rows += _rows(training, run, measured)
+        _write(output, loaded.name, rows)
+    return StudyResult(loaded.name, output, tuple(rows), tuple(summarize(rows)))
+
+
+def _check(trainings: Sequence[Training]) -> None:
+    for training in trainings:
+        for precision in training.precisions:
+            if precision not in (FLOAT, *PRECISIONS):
+                raise RecipeError(
+                    f"precisions: {precision!r} is none; choose of {FLOAT}, {', '.join(PRECISIONS)}"
+                )
+        if not training.recipe.data.validation:
+            raise RecipeError("data.validation: a study judges by the validation part; set it")
+
+
+def _stored(path: Path, precisions: Sequence[str]) -> list[Measured] | None:
+    """What an earlier run measured; None where something is missing."""
+    try:
+        found = {entry["precision"]: Measured(**entry) for entry in json.loads(path.read_text())}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{path}: is damaged; remove it, and it is measured anew") from error
+    return [found[p] for p in precisions] if found.keys() >= set(precisions) else None
+
+
+def _measure(
+    checkpoint: Path, data: TrainingData, precisions: Sequence[str], folder: Path
+) -> list[Measured]:
+    """Export a network, convert it to each precision, count and evaluate the files."""
+    from edgekit.export.to_onnx import to_onnx
+    from edgekit.train.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    model = to_onnx(loaded.build(), loaded.preprocessing, source=checkpoint.name)
+    reader = CalibrationReader.from_split(data.train, loaded.preprocessing, model)
+    name = str(single_input(model).name)
+    optimize(model, inputs={name: next(iter(reader))[name][:_VERIFY_SAMPLES]})
+    found = []
+    for precision in precisions:
+        path = folder / f"{precision}.onnx"
+        converted = model if precision == FLOAT else quantize(model, precision, reader=reader).model
+        save_graph(converted, path)
+        found.append(_figures(path, load_graph(path), precision, data))
+    return found
+
+
+def _figures(path: Path, model: ir.Model, precision: str, data: TrainingData) -> Measured:
+    assert data.validation is not None
+    figures, _ = read_figures(path, model)
+    # Such a model takes its ranges from the whole batch; a device gives it one image at a time.
+    at_once = 1 if precision == "dynamic-int8" else None
+    with session_source(model) as source:
+        session = open_session(source)
+        result = evaluate(session, data.preprocessing, data.validation, batch_size=at_once)
+    return Measured(
+        precision=precision,
+        correct=result.correct,
+        total=result.total,
+        params=figures.params,
+        nonzero=figures.nonzero,
+        macs=figures.macs,
+        effective_macs=figures.effective_macs,
+        file_bytes=figures.file_bytes,
+        imt=figures.score.imt,
+        micronet2019=figures.score.micronet2019,
+    )
+
+
+def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> list[Row]:
+    recipe = training.recipe
+    return [
+        Row(
+            group=variant.group,
+            variant=variant.name,
+            seed=recipe.seed,
+            epochs=recipe.train.epochs,
+            train_seconds=round(run.seconds, 1),
+            images_per_second=round(run.images_per_second, 1),
+            measured=one,
+        )
+        for one in measured
+        for variant in training.variants
+    ]
+
+
+def _write(folder: Path, name: str, rows: Sequence[Row]) -> None:
+    write_csv(folder / RESULTS, rows)
+    write_text(folder / SUMMARY, summary_markdown(name, summarize(rows)))

@@ -1,0 +1,146 @@
+"""`edgekit study`: variants trained, converted and compared; resumed, shared and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Edgekit
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+BASE = """
+name = "base"
+
+[data]
+name = "digits"
+validation = 0.2
+
+[model]
+name = "densenet"
+order = "post"
+blocks = [2]
+growth = 4
+bottleneck = 1
+stem_width = 8
+
+[train]
+epochs = 1
+batch_size = 64
+learning_rate = 0.05
+"""
+
+STUDY = """
+name = "small"
+base = "base.toml"
+seeds = [0, 1]
+
+[[variant]]
+group = "order"
+name = "post"
+precisions = ["fp32", "int8"]
+
+[[variant]]
+group = "order"
+name = "pre"
+set.model.order = "pre"
+
+[[variant]]
+group = "augmentation"
+name = "none"
+
+[[variant]]
+group = "network"
+name = "resnet"
+seeds = [0]
+set.model = { name = "resnet", widths = [8, 16], stem_width = 8 }
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "base.toml").write_text(BASE)
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_study_trains_each_recipe_once_and_compares_the_variants(
+    edgekit: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    first = edgekit("study", study, "-o", runs, "--format", "json")
+    assert first.status == 0, first.err
+    result = json.loads(first.out)
+    folders = sorted(path.name for path in runs.iterdir() if path.is_dir())
+    assert folders == [
+        "network-resnet-0",
+        *("order-post-0", "order-post-1"),
+        *("order-pre-0", "order-pre-1"),
+    ]
+    with (runs / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    by_variant = {(row["group"], row["variant"], row["precision"]) for row in rows}
+    assert ("augmentation", "none", "int8") in by_variant
+    assert ("order", "post", "fp32") in by_variant
+    found = {(s["group"], s["variant"], s["precision"]): s for s in result["summaries"]}
+    shared = found["order", "post", "int8"], found["augmentation", "none", "int8"]
+    assert shared[0]["top1"] == shared[1]["top1"] == pytest.approx(mean_top1(rows, "post"))
+    assert shared[0]["seeds"] == 2
+    assert shared[0]["deviation"] is not None
+    assert found["network", "resnet", "int8"]["deviation"] is None
+    assert found["order", "post", "int8"]["imt"] < found["order", "post", "fp32"]["imt"]
+
+    # The second time nothing is trained or measured again.
+    stamps = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
+    stamps |= {path: path.stat().st_mtime_ns for path in runs.rglob("measured.json")}
+    again = edgekit("study", study, "-o", runs)
+    assert again.status == 0, again.err
+    assert "resnet" in again.out
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def mean_top1(rows: list[dict[str, str]], variant: str) -> float:
+    found = [
+        int(row["correct"]) / int(row["total"])
+        for row in rows
+        if (row["group"], row["variant"], row["precision"]) == ("order", variant, "int8")
+    ]
+    assert len(found) == 2
+    return sum(found) / 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('base = "base.toml"', 'base = "gone"', "no such recipe"),
+        ("seeds = [0, 1]", "seeds = []", "at least one"),
+        ('set.model.order = "pre"', 'set.model.order = "up"', "variant 'pre' of 'order'"),
+        ('set.model.order = "pre"', 'sets.model.order = "pre"', "variant[1].sets: unknown"),
+        ('name = "pre"', 'name = "post"', "stands twice"),
+        ('name = "pre"', 'name = "../pre"', "names folders"),
+        ('precisions = ["fp32", "int8"]', 'precisions = ["int3"]', "'int3' is none"),
+        ("[[variant]]\ngroup", "[[variants]]\ngroup", "variants: unknown"),
+        ("seeds = [0, 1]", "seeds = [0, 1", "not valid TOML"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_any_training(
+    edgekit: Edgekit, study: Path, tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    assert old in STUDY
+    study.write_text(STUDY.replace(old, new))
+    outcome = edgekit("study", study, "-o", tmp_path / "runs")
+    assert outcome.status == 2
+    assert told in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_that_is_not_there_is_told_with_the_shipped_ones(edgekit: Edgekit) -> None:
+    outcome = edgekit("study", "ablation")
+    assert outcome.status == 2
+    assert "ablation-cifar10" in outcome.err

@@ -1,0 +1,218 @@
+"""A study: one recipe, varied, each variant trained with several seeds; as a TOML file.
+
+    name = "augmentation-cifar10"
+    base = "densenet-cifar10"        # a recipe: a file beside this one, or a shipped one by name
+    seeds = [0, 1, 2]
+    set.train.epochs = 10            # changes of the base, for all variants
+
+    [[variant]]
+    group = "augmentation"
+    name = "mixup"
+    set.augment.mixup = 0.2          # changes of this variant
+
+A change merges into the recipe key by key, but for a model of another name, which replaces the
+model whole. Variants that come to the same recipe share one training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgekit.runtime.errors import MissingExtraError, RecipeError
+from edgekit.train.models.table import build_model
+from edgekit.train.recipe import Recipe, load_recipe, parse_recipe
+from edgekit.train.settings import from_mapping
+
+try:
+    import tomli_w
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("tomli_w", "train") from missing
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to change the base.
+
+    Attributes:
+        name: What it is called within its group.
+        group: What it is compared with.
+        set: Changes of the base recipe, as nested tables.
+        seeds: Seeds in place of the study's.
+        precisions: Precisions in place of the study's.
+    """
+
+    name: str
+    group: str = "all"
+    set: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyKeys:
+    """Everything a study's file can say.
+
+    Attributes:
+        name: What the study is called.
+        base: The recipe that is varied: a path relative to the file, or a shipped recipe's name.
+        variant: The variants.
+        seeds: Each variant is trained once with each of them.
+        precisions: What every trained network is converted to: "fp32" or a precision of
+            `edgekit quantize`.
+        set: Changes of the base for all variants, as nested tables.
+    """
+
+    name: str
+    base: str
+    variant: tuple[Variant, ...]
+    seeds: tuple[int, ...] = (0,)
+    precisions: tuple[str, ...] = ("int8",)
+    set: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.variant:
+            raise RecipeError("variant: a study needs at least one [[variant]]")
+        if not self.seeds or not self.precisions:
+            raise RecipeError("seeds, precisions: give at least one of each")
+        seen: set[tuple[str, str]] = set()
+        for index, variant in enumerate(self.variant):
+            if not _NAME.fullmatch(variant.name):
+                raise RecipeError(
+                    f"variant[{index}].name: {variant.name!r} names folders: use letters, digits "
+                    "and . _ + -"
+                )
+            if (variant.group, variant.name) in seen:
+                raise RecipeError(
+                    f"variant[{index}].name: {variant.name!r} stands twice in group "
+                    f"{variant.group!r}; give it another name"
+                )
+            seen.add((variant.group, variant.name))
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a study, and the variants that it serves.
+
+    Attributes:
+        folder: Name of its run folder.
+        recipe: What is trained.
+        variants: Those that come to this recipe.
+        precisions: What it is converted to.
+    """
+
+    folder: str
+    recipe: Recipe
+    variants: tuple[Variant, ...]
+    precisions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study with its trainings.
+
+    Attributes:
+        name: What it is called.
+        trainings: In the order of the file, seed by seed within a variant.
+    """
+
+    name: str
+    trainings: tuple[Training, ...]
+
+
+def shipped_studies() -> tuple[str, ...]:
+    """Names of the studies that come with edgekit."""
+    folder = resources.files("edgekit.train") / "studies"
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def load_study(path_or_name: str | Path) -> Study:
+    """Read a study from a .toml file, or one that comes with edgekit by its name.
+
+    Raises:
+        RecipeError: there is none, it is no TOML, or a key, a value or a variant's recipe is wrong;
+            the message has the file and the dotted key.
+    """
+    path = Path(path_or_name)
+    if path.suffix != ".toml" and not path.is_file():
+        if str(path_or_name) not in shipped_studies():
+            raise RecipeError(
+                f"{path_or_name}: no such study; give the path of a .toml file or one of "
+                f"{', '.join(shipped_studies())}"
+            )
+        entry = resources.files("edgekit.train") / "studies" / f"{path_or_name}.toml"
+        return _parse(entry.read_text("utf-8"), str(path_or_name), Path())
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text, so it is no study") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return _parse(text, str(path), path.parent)
+
+
+def _parse(text: str, origin: str, folder: Path) -> Study:
+    try:
+        keys = from_mapping(StudyKeys, tomllib.loads(text), where="")
+        beside = folder / keys.base
+        base = load_recipe(beside if beside.is_file() else keys.base)
+        return Study(keys.name, tuple(_trainings(keys, base, folder)))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: is not valid TOML: {error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{origin}: {error}") from error
+
+
+def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training]:
+    """One training for each recipe that differs, under its first variant's name."""
+    common = merged(tomllib.loads(base.text), keys.set)
+    found: dict[str, Training] = {}
+    for variant in keys.variant:
+        for seed in variant.seeds or keys.seeds:
+            name = f"{variant.group}-{variant.name}-{seed}".replace(" ", "-")
+            table = {**merged(common, variant.set), "name": name, "seed": seed}
+            recipe = _recipe(table, variant, folder)
+            same = json.dumps({**asdict(recipe), "name": "", "text": "", "folder": ""})
+            earlier = found.get(same, Training(name, recipe, (), ()))
+            wanted = (*earlier.precisions, *(variant.precisions or keys.precisions))
+            found[same] = Training(
+                earlier.folder,
+                earlier.recipe,
+                (*earlier.variants, variant),
+                tuple(dict.fromkeys(wanted)),
+            )
+    yield from found.values()
+
+
+def _recipe(table: Mapping[str, Any], variant: Variant, folder: Path) -> Recipe:
+    try:
+        recipe = parse_recipe(tomli_w.dumps(table), origin="set", folder=folder)
+        with torch.device("meta"):  # tells now what is wrong with a model that is trained last
+            build_model(recipe.architecture, recipe.model_options, in_channels=3, num_classes=2)
+        return recipe
+    except RecipeError as error:
+        raise RecipeError(f"variant {variant.name!r} of {variant.group!r}: {error}") from error
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables with changes merged in; a table whose "name" changes is replaced whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            is_another = "name" in value and value["name"] != old.get("name")
+            result[key] = dict(value) if is_another else merged(old, value)
+        else:
+            result[key] = value
+    return result
