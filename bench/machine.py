@@ -19,10 +19,12 @@ ISA_NAMES: dict[str, tuple[str, ...]] = {
     "f16c": ("f16c", "F16C"),
     "fma": ("fma", "FMA"),
     "avx512f": ("avx512f", "AVX512F"),
+    "avx512bw": ("avx512bw", "AVX512BW"),
     "avx512_vnni": ("avx512_vnni", "AVX512VNNI"),
     "avx512_bf16": ("avx512_bf16",),
     "avx512_fp16": ("avx512_fp16",),
     "avx_vnni": ("avx_vnni",),
+    "avx_vnni_int8": ("avx_vnni_int8",),
     "amx_int8": ("amx_int8",),
     "amx_bf16": ("amx_bf16",),
     "neon": ("asimd", "neon", "AdvSIMD"),
@@ -31,6 +33,7 @@ ISA_NAMES: dict[str, tuple[str, ...]] = {
     "bf16": ("bf16", "FEAT_BF16"),
     "i8mm": ("i8mm", "FEAT_I8MM"),
     "sve": ("sve",),
+    "svei8mm": ("svei8mm",),
 }
 _CPUINFO = Path("/proc/cpuinfo")
 _DEVICE_TREE_MODEL = Path("/proc/device-tree/model")

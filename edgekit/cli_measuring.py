@@ -283,3 +283,23 @@ def predict(
 
     normalization = Normalization(options.parse_numbers(mean), options.parse_numbers(std))
     print_predictions(predict_images(model, images, top=top, normalization=normalization), format_)
+
+
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MODEL.onnx", help="Check its layers for overflow on AVX2.", show_default=False
+        ),
+    ] = None,
+    convolutions: Annotated[int, typer.Option(min=1, help="Random convolutions to check.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Draws them.")] = 0,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Tell whether int8 models run fast and exactly on this machine."""
+    from edgekit.commands.doctor import diagnose
+    from edgekit.tables import print_diagnosis
+
+    found = diagnose(model, convolutions=convolutions, seed=seed)
+    print_diagnosis(found, format_)
+    found.check()

@@ -10,6 +10,7 @@
     │   └── RecipeError         a recipe with an unknown key or a value out of range
     └── CheckFailedError        exit status 1: a check of edgekit's own failed
         ├── AccuracyError       accuracy below a stated limit, or a drop above one
+        ├── ExactnessError      quantized operators that do not compute what they should
         ├── GateError           a model of a comparison breaks a limit that was set for it
         ├── ParityError         the exported graph and the torch module disagree
         ├── PassError           a graph pass changed what the model computes
@@ -71,6 +72,10 @@ class CheckFailedError(EdgekitError):
 
 class AccuracyError(CheckFailedError):
     """Accuracy is below a stated limit, or dropped by more than one."""
+
+
+class ExactnessError(CheckFailedError):
+    """Quantized operators of the installed runtime are not exact on this processor."""
 
 
 class GateError(CheckFailedError):

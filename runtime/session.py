@@ -23,6 +23,8 @@ INPUT_TYPES: dict[str, type[np.generic]] = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
+# onnxruntime's setting for exact products of uint8 and int8 on x86 without VNNI.
+EXACT_INTEGERS = "session.x64quantprecision"
 _ERRORS_ONLY = 3
 _PIXEL = 1 / 255  # the deviation that undoes the division by 255
 _WHOLE = 0.01  # what rounding leaves of a whole number of pixels
@@ -50,6 +52,7 @@ def open_session(
     optimize: bool = True,
     profile_prefix: Path | None = None,
     validate: bool = True,
+    exact_integers: bool = False,
 ) -> ort.InferenceSession:
     """Load a model on the CPU.
 
@@ -59,6 +62,7 @@ def open_session(
         optimize: Let onnxruntime rewrite the graph, as it does for a user.
         profile_prefix: Write onnxruntime's profile to files whose names begin so.
         validate: Check a file before onnxruntime sees it; skip it only where that was done before.
+        exact_integers: Multiply uint8 by int8 without overflow on x86 without VNNI, slower there.
 
     Raises:
         ModelFileError: the file is no valid model, or onnxruntime cannot run it.
@@ -74,6 +78,8 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if exact_integers:
+        options.add_session_config_entry(EXACT_INTEGERS, "1")
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
