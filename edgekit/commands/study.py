@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import console
 from edgekit.bench.figures import read_figures
+from edgekit.commands.study_front import study_front_png
 from edgekit.commands.study_results import (
     Measured,
     Row,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.csv"
 SUMMARY = "summary.md"
+FRONT = "front.png"
 MEASURED = "measured.json"
 FLOAT = "fp32"
 _VERIFY_SAMPLES = 8
@@ -69,9 +71,9 @@ def run_study(
 ) -> StudyResult:
     """Train every variant that is not trained yet, convert it and measure it.
 
-    Accuracy is that on the recipe's validation part; the test part is never read. results.csv and
-    summary.md are written anew after each training, so that an interrupted study leaves what it
-    has, and goes on from there when it is started again.
+    Accuracy is that on the recipe's validation part; the test part is never read. results.csv,
+    summary.md and front.png are written anew after each training, so that an interrupted study
+    leaves what it has, and goes on from there when it is started again.
 
     Args:
         study: A .toml file or the name of a shipped study.
@@ -190,4 +192,6 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
 
 def _write(folder: Path, name: str, rows: Sequence[Row]) -> None:
     write_csv(folder / RESULTS, rows)
-    write_text(folder / SUMMARY, summary_markdown(name, summarize(rows)))
+    summaries = summarize(rows)
+    write_text(folder / SUMMARY, summary_markdown(name, summaries))
+    study_front_png(name, summaries, folder / FRONT)

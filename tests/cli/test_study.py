@@ -12,6 +12,7 @@ from tests.cli.conftest import Edgekit
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
 
 BASE = """
 name = "base"
@@ -94,6 +95,9 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     assert shared[0]["deviation"] is not None
     assert found["network", "resnet", "int8"]["deviation"] is None
     assert found["order", "post", "int8"]["imt"] < found["order", "post", "fp32"]["imt"]
+
+    assert (runs / "summary.md").read_text().count("| order |") == 3
+    assert (runs / "front.png").read_bytes().startswith(b"\x89PNG")
 
     # The second time nothing is trained or measured again.
     stamps = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
