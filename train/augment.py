@@ -117,6 +117,21 @@ def _inside(length: int, size: int, count: int, device: torch.device) -> Tensor:
     return (position >= start) & (position < start + size)
 
 
+def resize(images: Tensor, side: int | None) -> Tensor:
+    """Make images smaller, or larger, keeping their form: bilinear and antialiased.
+
+    Args:
+        images: float [B, C, H, W].
+        side: Pixels of the shorter side afterwards; None leaves the images as they are.
+    """
+    height, width = images.shape[-2:]
+    shorter = min(height, width)
+    if side is None or side == shorter:
+        return images
+    size = (round(height * side / shorter), round(width * side / shorter))
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
 class Normalize:
     """uint8 [B, H, W, C] to the network's float32 input [B, C, H, W].
 

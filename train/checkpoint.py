@@ -28,6 +28,7 @@ from edgekit.runtime.files import replace_atomically
 from edgekit.runtime.preprocessing import PREFIX, Preprocessing
 from edgekit.train.models.fit_widths import fit_widths
 from edgekit.train.models.table import MODELS, build_model
+from edgekit.train.recipe_keys import MIN_SIDE
 
 try:
     import safetensors
@@ -36,7 +37,6 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("safetensors", "train") from missing
 
 _VERSION = "1"
-_PROBE_SIZE = 8  # rows and columns of the image that every architecture must take
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Checkpoint:
 
     def _probe(self, module: nn.Module) -> None:
         """Refuse layers that do not fit each other."""
-        probe = torch.zeros(1, self.in_channels, _PROBE_SIZE, _PROBE_SIZE)
+        probe = torch.zeros(1, self.in_channels, MIN_SIDE, MIN_SIDE)
         try:
             with torch.no_grad():
                 logits = module(probe)

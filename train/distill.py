@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import load_checkpoint
+from edgekit.train.compiled import CompiledNetwork
 from edgekit.train.recipe_keys import DistillRecipe
 
 # What the teacher's weight is multiplied by, from how much of the training is done, 0 to 1.
@@ -53,6 +54,8 @@ class Distillation:
         teacher: The teacher, in evaluation mode.
         own: What the teacher's input was normalized with.
         student: What the batches that come here are normalized with.
+        compile: Whether torch.compile compiles the teacher.
+        channels_last: Whether the batches come with their channels last in memory.
     """
 
     def __init__(
@@ -61,9 +64,16 @@ class Distillation:
         teacher: nn.Module,
         own: Preprocessing,
         student: Preprocessing,
+        *,
+        compile: bool = False,  # noqa: A002 -- as torch calls it
+        channels_last: bool = False,
     ) -> None:
         self.recipe = recipe
         self.teacher = teacher.eval().requires_grad_(False)
+        if channels_last:
+            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._compiled = CompiledNetwork(self.teacher, compile=compile)
+        self._renormalizes = (own.mean, own.std) != (student.mean, student.std)
         student_mean, student_std = torch.tensor(student.mean), torch.tensor(student.std)
         mean, std = torch.tensor(own.mean), torch.tensor(own.std)
         self._scale = (student_std / std)[:, None, None]
@@ -86,19 +96,30 @@ class Distillation:
         weight = self.recipe.weight * SCHEDULES[self.recipe.schedule](done)
         if weight == 0:
             return label_loss
+        if self._renormalizes:
+            inputs = inputs * self._scale + self._shift
         with torch.no_grad():
-            teacher = self.teacher(inputs * self._scale + self._shift)
+            teacher = self._compiled(inputs)
         taught = distillation_loss(student, teacher, self.recipe.temperature)
         return (1 - weight) * label_loss + weight * taught
 
 
-def load_teacher(recipe: DistillRecipe, path: Path, student: Preprocessing) -> Distillation:
+def load_teacher(
+    recipe: DistillRecipe,
+    path: Path,
+    student: Preprocessing,
+    *,
+    compile: bool = False,  # noqa: A002 -- as torch calls it
+    channels_last: bool = False,
+) -> Distillation:
     """Read the recipe's teacher.
 
     Args:
         recipe: Temperature, weight and schedule.
         path: The teacher's checkpoint.
         student: Sizes and class names of the data that the student learns from.
+        compile: Whether torch.compile compiles the teacher.
+        channels_last: Whether the batches come with their channels last in memory.
 
     Raises:
         CheckpointError: it does not load, or takes other images or knows other classes.
@@ -115,7 +136,14 @@ def load_teacher(recipe: DistillRecipe, path: Path, student: Preprocessing) -> D
             f"{path}: the teacher takes images {list(own.image_shape)} (height, width, channels), "
             f"the data has {list(student.image_shape)}; distill from a teacher of the same size"
         )
-    return Distillation(recipe, checkpoint.build(), own, student)
+    return Distillation(
+        recipe,
+        checkpoint.build(),
+        own,
+        student,
+        compile=compile,
+        channels_last=channels_last,
+    )
 
 
 def _named(classes: tuple[str, ...]) -> str:

@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import TrainingError
 from edgekit.runtime.preprocessing import Preprocessing
-from edgekit.train.augment import Augmentation, Normalize
+from edgekit.train.augment import Augmentation, Normalize, resize
 from edgekit.train.batches import (
     Batch,
     Batches,
@@ -29,9 +29,10 @@ from edgekit.train.batches import (
     open_source,
     training_batches,
 )
+from edgekit.train.compiled import CompiledNetwork
 from edgekit.train.distill import Distillation
 from edgekit.train.ema import WeightAverage
-from edgekit.train.optim import make_optimizer, make_schedule
+from edgekit.train.optim import make_optimizer, make_schedule, side_at
 from edgekit.train.prune_weights import WeightPruning, sparsity_of
 from edgekit.train.recipe_keys import AugmentRecipe, TrainRecipe
 
@@ -97,6 +98,7 @@ class TrainingModule(L.LightningModule):
         self._data = data
         self._seed = seed
         self._distillation = distillation
+        self._compiled = CompiledNetwork(network, compile=train.compile)
         self._normalize = Normalize(data.preprocessing, channels_last=train.channels_last)
         self._augmentation = Augmentation(augment, self._normalize, data.num_classes)
         self._steps = 0
@@ -181,7 +183,8 @@ class TrainingModule(L.LightningModule):
         del batch_idx
         recipe = self._train_recipe
         inputs, targets = batch
-        logits = self.network(inputs).float()
+        side = side_at(recipe.resolutions, self.current_epoch)
+        logits = self._compiled(resize(inputs, side)).float()
         loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
         if self._distillation is not None:
             done = self._steps / (recipe.epochs * self._steps_per_epoch)
@@ -253,7 +256,7 @@ class TrainingModule(L.LightningModule):
         """Count what is right."""
         del batch_idx
         inputs, labels = batch
-        self.accuracy.update(self.network(inputs).float(), labels)
+        self.accuracy.update(self._compiled(inputs).float(), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Add the accuracy to the epoch's row."""

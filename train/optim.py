@@ -1,4 +1,4 @@
-"""Optimizers, and how the learning rate moves from step to step."""
+"""Optimizers, and how learning rate and resolution move over a training."""
 
 from __future__ import annotations
 
@@ -117,3 +117,18 @@ def make_schedule(
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: factor(min(step, total), total, steps_per_epoch, recipe)
     )
+
+
+def side_at(resolutions: tuple[tuple[int, int], ...], epoch: int) -> int | None:
+    """Pixels of the training images' shorter side in an epoch, counted from 0.
+
+    Args:
+        resolutions: (first epoch, pixels), in rising order of epochs; epochs before the first
+            take the images as they are.
+        epoch: Which epoch.
+
+    Returns:
+        None where the images stay as they are.
+    """
+    sides = [side for first, side in resolutions if first <= epoch]
+    return sides[-1] if sides else None

@@ -13,6 +13,8 @@ Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "step", "none"]
 DistillSchedule = Literal["constant", "linear", "cosine"]
 
+MIN_SIDE = 8  # pixels that every architecture takes
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -56,6 +58,10 @@ class TrainRecipe:
             saved; 0 is off.
         gradient_clip: Largest norm of the gradient; 0 is off.
         evaluate_every: Epochs between two looks at the validation part.
+        resolutions: [first epoch, pixels] pairs: from that epoch on, counted from 0, training
+            images are made so large on their shorter side; evaluation is always at full size.
+        start: A checkpoint to begin from in place of fresh weights, of the same model and classes;
+            relative to the recipe's file. Weights that are zero in it stay zero.
     """
 
     epochs: int
@@ -76,6 +82,8 @@ class TrainRecipe:
     ema: float = 0.0
     gradient_clip: float = 0.0
     evaluate_every: int = 1
+    resolutions: tuple[tuple[int, int], ...] = ()
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -259,8 +267,21 @@ def _check_together(keys: RecipeKeys) -> None:
             f"train.milestones: {list(train.milestones)} must be epochs in rising order from 1 to "
             f"{train.epochs - 1} for the step schedule"
         )
+    _check_resolutions(train)
     if prune is not None and prune.begin >= prune.end:
         raise RecipeError(f"prune.begin: {prune.begin:g} must be below prune.end, {prune.end:g}")
+
+
+def _check_resolutions(train: TrainRecipe) -> None:
+    firsts = [first for first, _ in train.resolutions]
+    if firsts != sorted(set(firsts)) or any(not 0 <= first < train.epochs for first in firsts):
+        raise RecipeError(
+            f"train.resolutions: begins at epochs {firsts}; they must rise from 0 or more to less "
+            f"than train.epochs, which is {train.epochs}"
+        )
+    sides = [side for _, side in train.resolutions]
+    if any(side < MIN_SIDE for side in sides):
+        raise RecipeError(f"train.resolutions: sides {sides} must be {MIN_SIDE} pixels or more")
 
 
 def _rises(milestones: tuple[int, ...], epochs: int) -> bool:

@@ -20,8 +20,8 @@ from edgekit.train.download import download as download_data
 from edgekit.train.fit import Devices, fit
 from edgekit.train.lightning_module import TrainingData, TrainingModule
 from edgekit.train.models.table import build_model
-from edgekit.train.prune_channels import prune_channels
-from edgekit.train.prune_weights import WeightPruning, cubic_schedule
+from edgekit.train.prune_channels import ChannelPruning, prune_channels
+from edgekit.train.prune_weights import WeightPruning, cubic_schedule, sparsity_of
 from edgekit.train.rank import is_first_process, wait_for_all
 from edgekit.train.recipe import Recipe
 from edgekit.train.recipe_keys import PruneChannelsRecipe, TrainRecipe
@@ -30,11 +30,13 @@ from edgekit.train.run_folder import (
     MODEL,
     RECIPE,
     TRAINED,
+    History,
     RunResult,
     find_finished,
     prepare_folder,
     summarize,
 )
+from edgekit.train.start import load_start
 
 __all__ = ["RunResult", "load_training_data", "run_recipe"]
 
@@ -70,7 +72,7 @@ def run_recipe(
         progress: Show a bar when standard error is a terminal.
 
     Raises:
-        CheckpointError: the teacher does not load or does not fit the data.
+        CheckpointError: the teacher or the start does not load or does not fit.
         DataError: the data is missing or damaged.
         InputError: there are no such devices.
         OutputError: the folder holds another run, or cannot be written.
@@ -88,7 +90,7 @@ def run_recipe(
     check_output(run_dir / RECIPE, force=True)
     with torch.random.fork_rng(devices=[]):
         data = load_training_data(recipe, data_dir=data_dir, download=download)
-        network = _fresh_network(recipe, data)
+        network, data = _first_network(recipe, data)
         distillation = _distillation(recipe, data)
         prepare_folder(recipe, run_dir, force=force)
         run = _Run(
@@ -100,8 +102,8 @@ def run_recipe(
             resume=not force,
             progress=progress,
         )
-        history = run.train(network)
-    return summarize(run_dir, history)
+        history, cut = run.train(network)
+    return summarize(run_dir, history, cut)
 
 
 @dataclass(frozen=True)
@@ -116,30 +118,38 @@ class _Run:
     resume: bool
     progress: bool
 
-    def train(self, network: nn.Module) -> list[dict[str, float]]:
-        """All stages; what is left is model.safetensors. Returns the last stage's history."""
+    def train(self, network: nn.Module) -> tuple[History, ChannelPruning | None]:
+        """All stages; what is left is model.safetensors.
+
+        Returns:
+            The last stage's history, and which channels were cut.
+        """
         channels = self.recipe.prune_channels
         if channels is None:
-            return self._train_weights(network, self.folder / MODEL)
+            return self._train_weights(network, self.folder / MODEL), None
         trained = self.folder / TRAINED
         if not (self.resume and trained.is_file()):
             self._train_weights(network, trained)
         return self._fine_tune(channels, trained)
 
-    def _train_weights(self, network: nn.Module, target: Path) -> list[dict[str, float]]:
+    def _train_weights(self, network: nn.Module, target: Path) -> History:
         train, prune = self.recipe.train, self.recipe.prune
         total = len(self.data.train)
         steps_per_epoch = total // min(train.batch_size, total)
         pruning = None
         if prune is not None:
             pruning = WeightPruning(network, cubic_schedule(prune, train.epochs, steps_per_epoch))
+        elif sparsity_of(network):  # as a checkpoint left it
+            pruning = WeightPruning(network, None)
         return self._stage(network, train, pruning, self.folder, "training", target)
 
-    def _fine_tune(self, channels: PruneChannelsRecipe, trained: Path) -> list[dict[str, float]]:
+    def _fine_tune(
+        self, channels: PruneChannelsRecipe, trained: Path
+    ) -> tuple[History, ChannelPruning]:
         """Remove channels from the trained network and train what is left of it."""
         network = load_checkpoint(trained).build()
         example = torch.zeros(1, *self.data.preprocessing.input_shape)
-        prune_channels(network, example, ratio=channels.ratio, round_to=channels.round_to)
+        cut = prune_channels(network, example, ratio=channels.ratio, round_to=channels.round_to)
         network.train()
         train = dataclasses.replace(
             self.recipe.train,
@@ -147,10 +157,12 @@ class _Run:
             learning_rate=self.recipe.train.learning_rate * channels.learning_rate_factor,
             warmup_epochs=0.0,
             milestones=(),
+            resolutions=(),
         )
-        pruning = WeightPruning(network, None) if self.recipe.prune else None
+        pruning = WeightPruning(network, None) if sparsity_of(network) else None
         folder = self.folder / FINE_TUNE
-        return self._stage(network, train, pruning, folder, "fine-tuning", self.folder / MODEL)
+        target = self.folder / MODEL
+        return self._stage(network, train, pruning, folder, "fine-tuning", target), cut
 
     def _stage(
         self,
@@ -160,7 +172,7 @@ class _Run:
         folder: Path,
         title: str,
         target: Path,
-    ) -> list[dict[str, float]]:
+    ) -> History:
         if train.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module = TrainingModule(
@@ -241,14 +253,20 @@ def load_training_data(
     )
 
 
-def _fresh_network(recipe: Recipe, data: TrainingData) -> nn.Module:
+def _first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, TrainingData]:
+    """What training begins with, and the data as it takes them."""
     torch.manual_seed(recipe.seed)
-    return build_model(
+    if recipe.train.start is not None:
+        start = load_start(recipe, recipe.path(recipe.train.start), data.preprocessing)
+        network = start.build().train()
+        return network, dataclasses.replace(data, preprocessing=start.preprocessing)
+    network = build_model(
         recipe.architecture,
         recipe.model_options,
         in_channels=data.preprocessing.channels,
         num_classes=data.num_classes,
     )
+    return network, data
 
 
 def _distillation(recipe: Recipe, data: TrainingData) -> Distillation | None:

@@ -12,15 +12,19 @@ import csv
 import json
 import shutil
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.runtime.errors import OutputError, RecipeError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.fit import LAST, METRICS, TENSORBOARD
+from edgekit.train.prune_channels import ChannelPruning
 from edgekit.train.rank import is_first_process
 from edgekit.train.recipe import Recipe, parse_recipe
+from edgekit.train.settings import from_mapping
+
+History = list[dict[str, float]]
 
 RECIPE = "recipe.toml"
 MODEL = "model.safetensors"
@@ -40,6 +44,7 @@ class RunResult:
         best_accuracy: The highest that an epoch of the last stage reached.
         images_per_second: Median over the epochs, evaluation left out.
         seconds: Time spent on training batches, over all stages and attempts.
+        channel_pruning: What channel pruning did; None without it.
         was_finished: Whether the run had been finished before and nothing was trained.
     """
 
@@ -48,6 +53,7 @@ class RunResult:
     best_accuracy: float | None
     images_per_second: float
     seconds: float
+    channel_pruning: ChannelPruning | None = None
     was_finished: bool = False
 
 
@@ -62,10 +68,12 @@ def find_finished(recipe: Recipe, run_dir: Path) -> RunResult | None:
         return None
     try:
         summary = json.loads((run_dir / SUMMARY).read_text("utf-8"))
-        return RunResult(run_dir / MODEL, **summary, was_finished=True)
+        if (cut := summary.pop("channel_pruning", None)) is not None:
+            cut = from_mapping(ChannelPruning, cut, where="channel_pruning")
+        return RunResult(run_dir / MODEL, **summary, channel_pruning=cut, was_finished=True)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecipeError) as error:
         raise OutputError(f"{run_dir / SUMMARY}: is damaged; train anew with --force") from error
 
 
@@ -122,12 +130,13 @@ def _seconds(metrics: Path) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
-def summarize(run_dir: Path, history: list[dict[str, float]]) -> RunResult:
+def summarize(run_dir: Path, history: History, cut: ChannelPruning | None = None) -> RunResult:
     """Write summary.json, which marks the run as finished.
 
     Args:
         run_dir: The run folder.
         history: One row for each epoch of the last stage.
+        cut: What channel pruning did.
     """
     accuracies = [row["validation_accuracy"] for row in history if "validation_accuracy" in row]
     summary: dict[str, Any] = {
@@ -138,5 +147,6 @@ def summarize(run_dir: Path, history: list[dict[str, float]]) -> RunResult:
     }
     if is_first_process():
         with replace_atomically(run_dir / SUMMARY) as staged:
-            staged.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-    return RunResult(run_dir / MODEL, **summary)
+            told = summary if cut is None else {**summary, "channel_pruning": asdict(cut)}
+            staged.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    return RunResult(run_dir / MODEL, **summary, channel_pruning=cut)

@@ -20,7 +20,7 @@ class TrainResult:
 
     Attributes:
         run: What it came to.
-        settings: The whole recipe, defaults included.
+        settings: The whole recipe, defaults included, and where it was trained.
     """
 
     run: RunResult
@@ -68,4 +68,6 @@ def train_recipe(
         accelerator=accelerator,
     )
     settings = {key: value for key, value in asdict(loaded).items() if key not in _ORIGIN}
+    settings |= {"accelerator": accelerator, "devices": devices, "nodes": nodes}
+    settings["data_dir"] = None if data_dir is None else str(data_dir)
     return TrainResult(run, settings)

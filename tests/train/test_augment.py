@@ -14,6 +14,7 @@ from edgekit.train.augment import (
     color_jitter,
     crop_and_flip,
     cutout,
+    resize,
     rotate,
 )
 from edgekit.train.recipe_keys import AugmentRecipe
@@ -168,3 +169,16 @@ def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     assert torch.equal(first_targets, again_targets)
     assert not torch.equal(first, other)
     assert math.isfinite(float(first.sum()))
+
+
+def test_resizing_keeps_the_form_and_averages_what_it_shrinks() -> None:
+    checks = torch.zeros(1, 1, 8, 16)
+    checks[..., ::2, :] = 1
+    small = resize(checks, 2)
+    assert small.shape == (1, 1, 2, 4)
+    assert float(small.min()) > 0.4
+    assert float(small.max()) < 0.6
+    nearest = torch.nn.functional.interpolate(checks, (2, 4), mode="nearest")
+    assert not torch.allclose(small, nearest, atol=0.1)
+    assert resize(checks, 8) is checks
+    assert resize(checks, None) is checks

@@ -12,6 +12,7 @@ from edgekit.train.optim import (
     make_optimizer,
     make_schedule,
     parameter_groups,
+    side_at,
 )
 from edgekit.train.recipe_keys import Optimizer, Schedule, TrainRecipe
 
@@ -92,3 +93,9 @@ def test_every_optimizer_brings_a_loss_down(name: Optimizer) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 10
+
+
+def test_the_resolution_of_an_epoch_is_the_last_that_has_begun() -> None:
+    sides = ((1, 20), (3, 24))
+    assert [side_at(sides, epoch) for epoch in range(5)] == [None, 20, 20, 24, 24]
+    assert side_at((), 3) is None

@@ -143,7 +143,57 @@ def test_channel_pruning_is_followed_by_fine_tuning(tmp_path: Path) -> None:
     assert result.last_accuracy == pytest.approx(accuracy_of(result.checkpoint))
     rows = metrics(tmp_path / "fine-tune" / "metrics.csv")
     assert len(rows) == 2
+    cut_report = result.channel_pruning
+    assert cut_report is not None
+    assert (cut_report.params_before, cut_report.params_after) == tuple(sizes)
+    again = run_recipe(recipe(extra), tmp_path, progress=False)
+    assert again == replace(result, was_finished=True)
     assert float(rows[0]["learning_rate"]) < 0.1 * 0.05 + 1e-9
+
+
+def test_a_run_starts_from_a_checkpoint_and_keeps_its_zeros(tmp_path: Path) -> None:
+    pruned = recipe("[prune]\nsparsity = 0.5\nevery_steps = 4\n", epochs="4", learning_rate="0.3")
+    first = run_recipe(pruned, tmp_path / "first", progress=False)
+    start = f'start = "{first.checkpoint}"\n'
+    second = run_recipe(recipe(start), tmp_path / "second", progress=False)
+    before, after = (load_checkpoint(run.checkpoint).state for run in (first, second))
+    zeros = [name for name, tensor in before.items() if (tensor == 0).any() and tensor.ndim > 1]
+    assert zeros
+    for name in zeros:
+        assert not after[name][before[name] == 0].any()
+        assert not torch.equal(after[name], before[name])
+    fresh = run_recipe(recipe(), tmp_path / "fresh", progress=False)
+    losses = [metrics(run.checkpoint.parent / "metrics.csv")[0] for run in (second, fresh)]
+    assert float(losses[0]["train_loss"]) < 0.9 * float(losses[1]["train_loss"])
+
+
+def test_a_start_of_another_model_is_refused_before_the_folder_is_made(tmp_path: Path) -> None:
+    first = run_recipe(recipe(epochs="1"), tmp_path / "first", progress=False)
+    start = f'start = "{first.checkpoint}"\n'
+    with pytest.raises(CheckpointError, match=r"model\.growth = 8, the recipe says 4"):
+        run_recipe(recipe(start, growth="4"), tmp_path / "second", progress=False)
+    other = TINY.replace('"densenet"', '"resnet"').split("order")[0] + "[train]\nepochs = 1\n"
+    with pytest.raises(CheckpointError, match="holds a densenet, the recipe trains a resnet"):
+        run_recipe(parse_recipe(other + start, origin="r"), tmp_path / "second", progress=False)
+    folder = tmp_path / "images"
+    for number in range(20):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / "ab"[number % 2] / f"{number}.png")
+    text = TINY.replace('"digits"', f'"{folder}"\nimage_size = [8, 8]\nchannels = 1') + start
+    with pytest.raises(CheckpointError, match=r"knows the classes 10 \(0, 1.*data has 2 \(a, b\)"):
+        run_recipe(parse_recipe(text, origin="r"), tmp_path / "second", progress=False)
+    assert not (tmp_path / "second").exists()
+
+
+def test_training_at_changing_resolutions_is_evaluated_at_full_size(tmp_path: Path) -> None:
+    sizes = recipe("resolutions = [[1, 10], [3, 8]]\n", epochs="4", learning_rate="0.3")
+    result = run_recipe(sizes, tmp_path / "sizes", progress=False)
+    plain = run_recipe(recipe(epochs="4", learning_rate="0.3"), tmp_path / "plain", progress=False)
+    mine, others = (metrics(run.checkpoint.parent / "metrics.csv") for run in (result, plain))
+    assert mine[0]["train_loss"] == others[0]["train_loss"]
+    assert mine[1]["train_loss"] != others[1]["train_loss"]
+    assert result.last_accuracy == pytest.approx(accuracy_of(result.checkpoint))
 
 
 def test_a_student_learns_from_a_checkpoint(tmp_path: Path) -> None:

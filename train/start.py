@@ -1,0 +1,66 @@
+"""Beginning a run from a checkpoint in place of fresh weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.runtime.errors import CheckpointError
+from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.train.checkpoint import Checkpoint, load_checkpoint
+from edgekit.train.models.table import MODELS
+from edgekit.train.recipe import Recipe
+from edgekit.train.settings import from_mapping
+
+
+def load_start(recipe: Recipe, path: Path, data: Preprocessing) -> Checkpoint:
+    """Read the checkpoint that a recipe starts from.
+
+    It may have fewer channels than the recipe's model, as channel pruning leaves it.
+
+    Args:
+        recipe: What is to be trained.
+        path: The checkpoint.
+        data: Sizes and class names of the data.
+
+    Raises:
+        CheckpointError: it does not load, or is of another model, or takes other images or knows
+            other classes.
+        RecipeError: a key of the recipe's model is wrong.
+    """
+    checkpoint = load_checkpoint(path)
+    _check_model(recipe, path, checkpoint)
+    own = checkpoint.preprocessing
+    if own.class_names != data.class_names:
+        raise CheckpointError(
+            f"{path}: knows the classes {_named(own.class_names)}, the data has "
+            f"{_named(data.class_names)}; start from a checkpoint of the same classes"
+        )
+    if own.image_shape != data.image_shape:
+        raise CheckpointError(
+            f"{path}: takes images {list(own.image_shape)} (height, width, channels), the data has "
+            f"{list(data.image_shape)}; start from a checkpoint of the same size"
+        )
+    return checkpoint
+
+
+def _check_model(recipe: Recipe, path: Path, checkpoint: Checkpoint) -> None:
+    if checkpoint.architecture != recipe.architecture:
+        raise CheckpointError(
+            f"{path}: holds a {checkpoint.architecture}, the recipe trains a "
+            f"{recipe.architecture}; start from a checkpoint of the same model"
+        )
+    config = MODELS[recipe.architecture].config_class
+    wanted = vars(from_mapping(config, recipe.model_options, where="model"))
+    held = vars(from_mapping(config, checkpoint.options, where=f"{path}: model"))
+    differing = [key for key, value in wanted.items() if held[key] != value]
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"{path}: was trained with model.{key} = {held[key]}, the recipe says {wanted[key]}; "
+            "start from a checkpoint of the same model"
+        )
+
+
+def _named(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    return f"{len(classes)} ({shown})"
