@@ -93,7 +93,11 @@ def study(
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file, or a run's folder.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A .safetensors file, a run's folder, or a shipped network's name.",
+        ),
     ],
     output: options.Output,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 17 or later.")] = 20,
@@ -227,6 +231,22 @@ def quantize(
             metavar="REGEX", help="Nodes that stay as they are, by name.", show_default=False
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Processor of an int8 model: avx2, avx512-vnni, arm64 or auto (this machine's, "
+            "the default).",
+            show_default=False,
+        ),
+    ] = None,
+    reduce_range: Annotated[
+        bool | None,
+        typer.Option(
+            "--reduce-range/--no-reduce-range",
+            help="Keep int8 weights to 7 bits, or not, whatever the target.",
+            show_default=False,
+        ),
+    ] = None,
     keep_io: Annotated[
         bool, typer.Option("--keep-io/--half-io", help="fp16: input and output stay float32.")
     ] = True,
@@ -270,6 +290,7 @@ def quantize(
     from edgekit.commands.images import DataSource, Normalization
     from edgekit.commands.packing import Packing
     from edgekit.commands.quantize import Calibration, DropLimit, quantize_file
+    from edgekit.commands.target import TargetChoice
     from edgekit.tables import print_quantize
 
     def source(name: str | None) -> DataSource | None:
@@ -289,6 +310,7 @@ def quantize(
         max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
         calibration_report=calibration_report,
+        target=TargetChoice(target, reduce_range),
         packing=Packing.chosen(pack, codebook),
         force=force,
     )

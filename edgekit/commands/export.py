@@ -60,7 +60,7 @@ def export_checkpoint(
     """Turn a checkpoint into ONNX, compare it with torch on real images, run the exact passes.
 
     Args:
-        checkpoint: A .safetensors file, or the folder of a finished run.
+        checkpoint: A .safetensors file, the folder of a finished run, or a shipped network's name.
         output: The file to write.
         opset: ONNX operator set.
         data: Images to compare on, from the training part; an empty name stands for the data that
@@ -106,13 +106,15 @@ def export_checkpoint(
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that a path names: a file, or the one in a finished run's folder.
+    """The checkpoint that a path names: a file, the one in a finished run's folder, or a shipped one.
 
     Raises:
-        CheckpointError: the folder holds none.
+        CheckpointError: the folder holds none, or there is none of that name.
     """
+    from edgekit.train.trained import find_checkpoint
+
     if not path.is_dir():
-        return path
+        return find_checkpoint(path)
     if not (path / RUN_CHECKPOINT).is_file():
         raise CheckpointError(
             f"{path}: holds no {RUN_CHECKPOINT}; finish the run with `edgekit train`, or give a "
