@@ -137,46 +137,61 @@ def tensor_pairs(reference: ir.Model, model: ir.Model) -> TensorPairs:
 
     Constants and integers that are no codes are left out, and so are tensors in subgraphs.
     """
-    ours, theirs = _origins(reference), _origins(model)
+    sides = GraphSide(reference), GraphSide(model)
+    ours, theirs = _origins(reference, sides[0]), _origins(model, sides[1])
     pairs: dict[ir.Value, TensorPair] = {}
-    taken: set[ir.Value] = set()
+    taken: dict[ir.Value, str] = {}
+    reasons: dict[ir.Value, str] = {}
 
     def match(value: ir.Value, other: ir.Value | None, matched: Match) -> None:
-        if other is None or value in pairs or other in taken:
+        if other is None or value in pairs:
+            return
+        if other in taken:
+            reasons.setdefault(value, f"the other model computes it within {taken[other]}")
             return
         expected = _behind_fused(value, other, theirs)
-        node = expected.producer()
+        node, name = expected.producer(), str(expected.name)
         if expected not in pairs and node is not None:
-            pairs[expected] = TensorPair(
-                str(expected.name), node, _reading(expected), _reading(other), matched
-            )
-            taken.add(other)
+            readings = _reading(expected), _reading(other)
+            pairs[expected] = TensorPair(name, node, *readings, matched)
+            taken[other] = name
+            if expected is not value:
+                reasons[value] = f"the other model computes it within {name}"
 
     for origin, value in ours.items():
         match(value, theirs.get(origin), "name")
     if len(pairs) < len(ours):
-        partners = dict(node_pairs(GraphSide(reference), GraphSide(model)))
+        partners = dict(node_pairs(*sides))
         computed = set(theirs.values())
         for value in ours.values():
             other = _same_output(value, partners)
             match(value, other if other in computed else None, "place")
     return TensorPairs(
         tuple(pairs[value] for value in ours.values() if value in pairs),
-        tuple(_alone(value) for value in ours.values() if value not in pairs),
-        tuple(_alone(value) for value in theirs.values() if value not in taken),
+        tuple(
+            _alone(value, reasons.get(value, "the other model has none like it"))
+            for value in ours.values()
+            if value not in pairs
+        ),
+        tuple(
+            _alone(value, "the reference has none like it")
+            for value in theirs.values()
+            if value not in taken
+        ),
     )
 
 
-def _origins(model: ir.Model) -> dict[str, ir.Value]:
+def _origins(model: ir.Model, side: GraphSide) -> dict[str, ir.Value]:
     """The values that nodes compute, by origin; where two have the same, the first."""
     found: dict[str, ir.Value] = {}
     for node in model.graph:
-        if node.op_type in _CONVERSIONS or _reads_constants_only(node):
-            ends = {str(v.name): v for v in node.outputs if v.is_graph_output()}
+        if node.op_type in _CONVERSIONS:  # its origin is what it converts, unless that is codes
+            ends = {str(value.name): value for value in node.outputs if value.is_graph_output()}
             found = {**ends, **found}
             continue
         for value in node.outputs:
-            if value.name and (value.dtype is None or value.dtype in (*_FLOATS, *_CODES)):
+            numbers = value.dtype is None or value.dtype in (*_FLOATS, *_CODES)
+            if value.name and numbers and not side.is_constant(value):
                 found.setdefault(_origin(str(value.name)), value)
     return found
 
@@ -186,10 +201,6 @@ def _origin(name: str) -> str:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name
-
-
-def _reads_constants_only(node: ir.Node) -> bool:
-    return all(value is None or stored_tensor(value) is not None for value in node.inputs)
 
 
 def _same_output(value: ir.Value, partners: dict[ir.Node, ir.Node]) -> ir.Value | None:
@@ -258,7 +269,7 @@ def _scalar(node: ir.Node, index: int) -> float | None:
     return float(stored.array().item()) if stored is not None and stored.tensor.size == 1 else None
 
 
-def _alone(value: ir.Value) -> Unmatched:
+def _alone(value: ir.Value, reason: str) -> Unmatched:
     producer = value.producer()
     op_type = "" if producer is None else producer.op_type
-    return Unmatched(_origin(str(value.name)), op_type, "only one model has it")
+    return Unmatched(_origin(str(value.name)), op_type, reason)

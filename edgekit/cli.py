@@ -9,7 +9,7 @@ import typer
 
 from edgekit import __version__, console, options
 from edgekit.cli_making import demo, export, optimize, quantize, study, train
-from edgekit.cli_measuring import bench, doctor, inspect, predict, report
+from edgekit.cli_measuring import bench, compare, doctor, inspect, predict, report
 from edgekit.runtime.errors import EdgekitError, InputError, MissingExtraError
 
 app = typer.Typer(
@@ -117,6 +117,19 @@ def _global_options(
         typer.echo(context.get_help())
 
 
-COMMANDS = (demo, train, study, export, optimize, quantize, bench, report, inspect, predict, doctor)
+COMMANDS = (
+    demo,
+    train,
+    study,
+    export,
+    optimize,
+    quantize,
+    bench,
+    compare,
+    report,
+    inspect,
+    predict,
+    doctor,
+)
 for _command in COMMANDS:
     app.command()(_command)

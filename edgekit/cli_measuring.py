@@ -165,6 +165,43 @@ def bench(
         check_counted(model.figures for model in result.report.models)
 
 
+def compare(
+    before: Annotated[
+        Path, typer.Argument(metavar="A.onnx", help="The reference.", show_default=False)
+    ],
+    after: Annotated[
+        Path, typer.Argument(metavar="B.onnx", help="What was made of it.", show_default=False)
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help=f"{options.DATA_HELP}.", show_default=False)
+    ],
+    data_dir: options.DataDir = None,
+    download: options.Download = False,
+    split: Annotated[options.Part, typer.Option(help="Part of the data.")] = options.Part.TEST,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Images, spread evenly over it; all if it has fewer.")
+    ] = 512,
+    top: Annotated[int, typer.Option(min=1, help="Rows of each table; JSON has all.")] = 10,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    format_: options.FormatOption = Format.TABLE,
+) -> None:
+    """Show where two versions of a model differ: tensors by signal-to-noise, and images."""
+    from edgekit.commands.compare import compare_files
+    from edgekit.commands.images import DataSource, Normalization
+    from edgekit.tables import print_comparison
+
+    result = compare_files(
+        before,
+        after,
+        DataSource(data, data_dir, download),
+        split.value,
+        samples=samples,
+        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+    )
+    print_comparison(result, format_, top)
+
+
 def report(
     results: Annotated[
         list[Path], typer.Argument(metavar="RESULTS.json...", help="From bench --format json.")

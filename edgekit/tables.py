@@ -20,6 +20,8 @@ from edgekit.bench.report.table import bytes_text, columns, heading, notes
 from edgekit.bench.results import BenchReport
 from edgekit.bench.speed_tables import TextTable, comparison_table, speed_notes, speed_tables
 from edgekit.commands.bench import BenchResult
+from edgekit.commands.compare import CompareResult
+from edgekit.commands.compare_text import comparison_pairs, comparison_tables
 from edgekit.commands.doctor import Diagnosis
 from edgekit.commands.doctor_text import diagnosis_pairs, diagnosis_tables
 from edgekit.commands.export import ExportResult
@@ -321,6 +323,16 @@ def print_diagnosis(found: Diagnosis, format_: Format) -> None:
         _print_text_table(text)
     for advice in found.advice:
         console.say(f"advice: {advice}")
+
+
+def print_comparison(result: CompareResult, format_: Format, top: int) -> None:
+    """Where two versions of a model differ."""
+    if format_ is Format.JSON:
+        _print_json(result.to_json())
+        return
+    _print(_pairs(comparison_pairs(result)))
+    for text in comparison_tables(result, top):
+        _print_text_table(text)
 
 
 def print_predictions(predictions: Sequence[Prediction], format_: Format) -> None:
