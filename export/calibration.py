@@ -2,18 +2,21 @@
 
 A reader feeds `{input name: array}` dictionaries, batch by batch, in onnxruntime's protocol for
 calibration data (`get_next`, `rewind`, `len`), so that it also serves onnxruntime's own tools.
-What turns the data into ranges is in export/calibrators.py.
+What turns the data into ranges is in export/calibrators/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.export.calibration_spool import Spool, batches_of
+from edgekit.runtime.data.digests import DigestedImages, digest
 from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
@@ -23,6 +26,9 @@ Feed = Mapping[str, NDArray[Any]]
 
 DEFAULT_SAMPLES = 512
 BATCH_SIZE = 32
+# Fewer samples, in all or of a class, are doubtful.
+_FEW_SAMPLES = 100
+_FEW_OF_A_CLASS = 10
 
 
 class CalibrationReader:
@@ -30,12 +36,26 @@ class CalibrationReader:
 
     Attributes:
         settings: What the data is, for a model's metadata: data, part, samples, seed.
+        positions: For images of a split: the place of each sample in it.
     """
 
     def __init__(
-        self, feeds: Callable[[], Iterable[Feed]], batch_count: int, settings: Mapping[str, Any]
+        self,
+        feeds: Callable[[], Iterable[Feed]],
+        batch_count: int,
+        settings: Mapping[str, Any],
+        *,
+        images: Split | None = None,
+        positions: NDArray[np.int64] | None = None,
     ) -> None:
         """Read from `feeds`, which starts over each time it is called.
+
+        Args:
+            feeds: Gives the batches.
+            batch_count: How many.
+            settings: What the data is.
+            images: What the samples are made of, one image each; None where that is not known.
+            positions: The place of each image in its data set.
 
         Raises:
             DataError: there are no batches.
@@ -43,6 +63,8 @@ class CalibrationReader:
         if batch_count < 1:
             raise DataError("calibration needs at least one sample, and there is none")
         self.settings = dict(settings)
+        self.positions = positions
+        self._images = images
         self._feeds = feeds
         self._batch_count = batch_count
         self._pending = iter(self)
@@ -68,14 +90,58 @@ class CalibrationReader:
         """Start over with the first batch."""
         self._pending = iter(self)
 
+    def sample_name(self, index: int) -> str:
+        """What to call the sample at `index`, in the order that it is read."""
+        if self.positions is None:
+            return f"calibration sample {index}"
+        data, part = self.settings["data"], self.settings["part"]
+        return f"image {self.positions[index]} of {data}'s {part} part"
+
+    def class_counts(self) -> dict[str, int] | None:
+        """Samples of each class; None where classes are not known."""
+        if self._images is None:
+            return None
+        names = self._images.class_names
+        counts = np.bincount(self._images.labels, minlength=len(names))
+        return dict(zip(names, counts.tolist(), strict=True))
+
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the data doubtful, one sentence each."""
+        samples = int(self.settings["samples"])
+        counts = self.class_counts() or {}
+        found = []
+        missing = [name for name, count in counts.items() if not count]
+        few = [name for name, count in counts.items() if 0 < count < _FEW_OF_A_CLASS]
+        if missing:
+            found.append(f"no calibration sample is of class {_some(missing)}; give more --samples")
+        if samples < _FEW_SAMPLES:
+            found.append(
+                f"{samples} calibration samples are few; give {_FEW_SAMPLES} or more --samples"
+            )
+        elif few:
+            found.append(
+                f"fewer than {_FEW_OF_A_CLASS} calibration samples are of class {_some(few)}; "
+                "give more --samples"
+            )
+        return tuple(found)
+
+    def digests(self) -> NDArray[np.uint64]:
+        """A digest of each sample's pixels, or of its arrays where it is no image [samples]."""
+        if self._images is not None and isinstance(self._images.images, DigestedImages):
+            return self._images.images.all_digests()
+        rows = (zip(*feed.values(), strict=True) for feed in self)
+        return np.array([digest(*row) for feed in rows for row in feed], np.uint64)
+
     @classmethod
-    def from_feeds(cls, feeds: Iterable[Feed]) -> CalibrationReader:
-        """Read any iterable of `{input name: batch}`; an iterator is kept in memory.
+    def from_feeds(cls, feeds: object) -> CalibrationReader:
+        """Read any iterable of `{input name: batch}`, or any reader in onnxruntime's protocol.
+
+        What can be read only once, an iterator or such a reader, is kept in a temporary file.
 
         Raises:
-            DataError: there are no batches.
+            DataError: there are no batches, or they are something else.
         """
-        kept = feeds if isinstance(feeds, list | tuple) else list(feeds)
+        kept = feeds if isinstance(feeds, list | tuple) else Spool(batches_of(feeds))
         samples = sum(len(next(iter(feed.values()))) for feed in kept if feed)
         return cls(lambda: kept, len(kept), {"data": "custom", "samples": samples})
 
@@ -122,14 +188,16 @@ class CalibrationReader:
                 f"the model's batch size is {size}, more than the calibration samples: give more"
             )
         chosen = stratified_sample(split.labels, count, seed)
+        images = split.take(chosen)
+        images = replace(images, images=DigestedImages(images.images))
         dtype = np.dtype(np.float32) if entry.dtype is None else entry.dtype.numpy()
 
         def feeds() -> Iterator[Feed]:
-            for images, _ in batches(split, size, chosen):
-                yield {str(entry.name): to_input_type(preprocessing(images), dtype)}
+            for pixels, _ in batches(images, size):
+                yield {str(entry.name): to_input_type(preprocessing(pixels), dtype)}
 
         settings = {"data": split.label, "part": split.part, "samples": count, "seed": seed}
-        return cls(feeds, -(-count // size), settings)
+        return cls(feeds, -(-count // size), settings, images=images, positions=chosen)
 
 
 def stratified_sample(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
@@ -191,6 +259,11 @@ def check_feed(model: ir.Model, feed: Feed) -> None:
                 f"calibration data for {name!r} has shape {list(array.shape)}, the model takes "
                 f"{value.shape}: use data of that size"
             )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _fits(shape: tuple[int, ...], wanted: ir.Shape) -> bool:

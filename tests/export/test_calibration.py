@@ -201,7 +201,7 @@ def test_data_that_does_not_fit_the_model_is_refused(model: ir.Model) -> None:
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="'median'; choose one of minmax, percentile, entropy"):
+    with pytest.raises(InputError, match="'median'; choose one of minmax, moving-average,"):
         calibrator("median")
 
 

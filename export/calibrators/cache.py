@@ -1,0 +1,168 @@
+"""Ranges kept in a file, with what they were found from, so that they are found once.
+
+The file is JSON: a manifest of all that decides the ranges (method and its settings, data, a digest
+of every sample, the preprocessing, edgekit's version), the version of onnxruntime that computed
+them, and for each model that was calibrated the SHA-256 of its graph, its weights and the operators
+to quantize. A file whose manifest or model is another is refused, never used and never replaced
+unless told to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.export.calibrators.methods import Ranges
+from edgekit.runtime.errors import InputError
+from edgekit.runtime.files import write_text
+
+CACHE_VERSION = 1
+_LARGEST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The ranges of a model's tensors, and what the data made doubtful."""
+
+    ranges: Ranges
+    warnings: tuple[str, ...]
+
+
+class CalibrationCache:
+    """Ranges by the digest of the model that they belong to; kept in memory."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Calibrated] = {}
+
+    def find(self, digest: str) -> Calibrated | None:
+        """The ranges of a model; None where they must be found."""
+        return self._models.get(digest)
+
+    def put(self, digest: str, ranges: Ranges, warnings: Sequence[str]) -> Calibrated:
+        """Keep the ranges of a model."""
+        self._models[digest] = Calibrated(ranges, tuple(warnings))
+        return self._models[digest]
+
+
+class CalibrationFile(CalibrationCache):
+    """Ranges that a file keeps.
+
+    Attributes:
+        path: The file.
+        reused: Whether the ranges come from it.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Read the file where it is there and `manifest` is its own.
+
+        Args:
+            path: The file.
+            manifest: What decides the ranges, as JSON holds it.
+            replace: Start anew instead of refusing what does not match.
+
+        Raises:
+            InputError: the file is damaged, or belongs to other data or settings.
+        """
+        super().__init__()
+        self.path = path
+        self.reused = False
+        self._manifest = json.loads(json.dumps(manifest))
+        self._replace = replace
+        if path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            stored, models = _read(self.path)
+        except InputError:
+            if self._replace:
+                return
+            raise
+        differing = [key for key in self._manifest if stored.get(key) != self._manifest[key]]
+        if not differing:
+            self._models, self.reused = models, True
+        elif not self._replace:
+            raise self._stale(_difference(differing[0], stored, self._manifest))
+
+    def find(self, digest: str) -> Calibrated | None:
+        """The ranges of a model; None where they must be found.
+
+        Raises:
+            InputError: the file has ranges, but of other models.
+        """
+        known = super().find(digest)
+        if known is None and self.reused:
+            if not self._replace:
+                raise self._stale("the model, or what is done to it before calibration")
+            self.reused = False
+        return known
+
+    def save(self) -> None:
+        """Write the file, unless all came from it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.reused:
+            return
+        import onnxruntime
+
+        content = {
+            "calibration_cache_version": CACHE_VERSION,
+            "onnxruntime": onnxruntime.__version__,
+            "manifest": dict(self._manifest),
+            "models": {digest: asdict(found) for digest, found in self._models.items()},
+        }
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
+
+    def _stale(self, what: str) -> InputError:
+        return InputError(
+            f"{self.path}: was calibrated otherwise: {what} differs; give another --calib-cache, "
+            "or --force to calibrate anew and replace it"
+        )
+
+
+def _difference(key: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    values = [str(one.get(key)) for one in (stored, wanted)]
+    short = all(len(value) <= 60 for value in values) and not key.endswith("digest")
+    return f"{key} ({values[0]} there, {values[1]} now)" if short else key
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Calibrated]]:
+    """Manifest and ranges of a file.
+
+    Raises:
+        InputError: it is none that `save` wrote.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ValueError
+        content = json.loads(path.read_text("utf-8"))
+        if content["calibration_cache_version"] != CACHE_VERSION:
+            raise ValueError
+        models = {
+            str(digest): Calibrated(
+                {str(name): _bounds(bounds) for name, bounds in found["ranges"].items()},
+                tuple(map(str, found["warnings"])),
+            )
+            for digest, found in content["models"].items()
+        }
+        return dict(content["manifest"]), models
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: is no file that --calib-cache wrote; name another, or give --force to "
+            "replace it"
+        ) from error
+
+
+def _bounds(bounds: Any) -> tuple[float, float]:
+    low, high = map(float, bounds)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= 0 <= high):
+        raise ValueError
+    return low, high
