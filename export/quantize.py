@@ -238,18 +238,23 @@ def _finish(
     return result
 
 
-def _static(activations: ActivationType) -> Callable[[_Job], _Done]:
+def _static(activations: ActivationType | None = None) -> Callable[[_Job], _Done]:
+    """A static conversion, with activations of that type or of the one that the options name."""
+
     def convert(job: _Job) -> _Done:
         assert job.reader is not None
-        options = replace(job.static, activations=activations)
+        options = replace(job.static, activations=activations or job.static.activations)
         done = to_static(job.model, job.reader, options, job.progress)
-        return _Done(done.model, done.notes, done.settings)
+        return _Done(done.model, done.notes, {**done.settings, **options.code_settings})
 
     return convert
 
 
 def _dynamic(job: _Job) -> _Done:
-    return _Done(to_dynamic_int8(job.model, job.exclude))
+    settings = job.static.code_settings
+    del settings["activations"]
+    model = to_dynamic_int8(job.model, job.exclude, reduce_range=job.static.reduce_range)
+    return _Done(model, settings=settings)
 
 
 def _half(job: _Job) -> _Done:
@@ -277,7 +282,7 @@ def _half_notes(report: HalfReport) -> Iterator[str]:
 
 
 PRECISIONS: dict[str, Precision] = {
-    "int8": Precision(_static("QUInt8"), calibrated=True, op_types=QDQ_OPS),
+    "int8": Precision(_static(), calibrated=True, op_types=QDQ_OPS),
     "int16": Precision(_static("QUInt16"), calibrated=True, op_types=QDQ_OPS),
     "dynamic-int8": Precision(_dynamic, op_types=DYNAMIC_OPS),
     "fp16": Precision(_half),

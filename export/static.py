@@ -32,6 +32,7 @@ class StaticOptions:
         activations: Type of the codes of activations.
         weights: Type of the codes of weights.
         reduce_range: Whether weights keep to 7 bits, which no 16-bit accumulator overflows on.
+        target: The processor that these were chosen for, for the record.
         exclude: Names of nodes that stay float32.
         wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
     """
@@ -40,8 +41,18 @@ class StaticOptions:
     activations: ActivationType = "QUInt8"
     weights: WeightType = "QInt8"
     reduce_range: bool = False
+    target: str | None = None
     exclude: Collection[str] = ()
     wider: Collection[str] = ()
+
+    @property
+    def code_settings(self) -> dict[str, Any]:
+        """What the codes are like, as it is recorded."""
+        return {
+            "target": self.target,
+            "activations": self.activations,
+            "weight_bits": 7 if self.reduce_range else 8,
+        }
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,15 @@ DYNAMIC_OPS = ("Conv", "MatMul", "Gemm")
 _GEMM_SUFFIX = "_MatMul"
 
 
-def to_dynamic_int8(model: ir.Model, exclude: Collection[str]) -> ir.Model:
+def to_dynamic_int8(
+    model: ir.Model, exclude: Collection[str], *, reduce_range: bool = False
+) -> ir.Model:
     """Quantize the nodes of `DYNAMIC_OPS` but for those in `exclude`.
 
     Args:
         model: A float32 model, its nodes named; it is not changed.
         exclude: Names of nodes that stay float.
+        reduce_range: Whether weights keep to 7 bits.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -45,6 +48,7 @@ def to_dynamic_int8(model: ir.Model, exclude: Collection[str]) -> ir.Model:
                 path,
                 op_types_to_quantize=["Conv", "MatMul"],
                 per_channel=True,
+                reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=[*exclude, *(f"{name}{_GEMM_SUFFIX}" for name in exclude)],
             )

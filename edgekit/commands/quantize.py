@@ -12,6 +12,7 @@ from edgekit import console
 from edgekit.commands.calibration_report import check_calibration_report, report_calibration
 from edgekit.commands.images import AS_STORED, DataSource, Normalization
 from edgekit.commands.packing import Packing
+from edgekit.commands.target import TargetChoice
 from edgekit.export.calibration import CalibrationReader, stratified_sample
 from edgekit.export.graph import (
     load_graph,
@@ -23,13 +24,15 @@ from edgekit.export.graph import (
 from edgekit.export.pack import PackReport, check_unpacked
 from edgekit.export.quantize import quantize
 from edgekit.export.quantize_report import QuantizeReport
-from edgekit.export.static import DEFAULT_METHOD
+from edgekit.export.static import DEFAULT_METHOD, StaticOptions
 from edgekit.runtime.accuracy import evaluate
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import AccuracyError, InputError
 from edgekit.runtime.files import check_output
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import open_session
+
+THIS_MACHINE = TargetChoice()
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def quantize_file(
     normalization: Normalization = AS_STORED,
     packing: Packing | None = None,
     calibration_report: Path | None = None,
+    target: TargetChoice = THIS_MACHINE,
     force: bool = False,
 ) -> QuantizeResult:
     """Convert a model file to a smaller precision.
@@ -133,6 +137,7 @@ def quantize_file(
         normalization: Mean and deviation in place of the model's.
         packing: Store the tensors packed; the accuracy that a codebook costs counts as lost.
         calibration_report: A file for the distribution and the range of each quantized tensor.
+        target: The processor to write an int8 model for.
         force: Replace an existing output.
 
     Raises:
@@ -140,6 +145,7 @@ def quantize_file(
             lost, in which case nothing is written.
     """
     check_output(output, force=force, inputs=[path])
+    target.check(precision)
     if calibration_report is not None:
         check_calibration_report(calibration_report, precision, force=force, files=[path, output])
     model = load_graph(path)
@@ -165,10 +171,13 @@ def quantize_file(
             method=calibration.method if calibration else DEFAULT_METHOD,
             exclude=exclude,
             keep_io=keep_io,
+            static=target.tune(StaticOptions()),
             progress=advance,
         )
     if preprocessing and (by_hand or model_preprocessing(model) is None):
         set_metadata(result.model, preprocessing.to_metadata())
+    for warning in target.warnings(result.model, output):
+        console.say(f"warning: {warning}")
     converted, packed = result.model, None
     if packing is not None:
         converted, packed = packing.apply(converted)
