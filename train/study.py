@@ -38,6 +38,7 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("tomli_w", "train") from missing
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Study:
 
     Attributes:
         name: What it is called.
-        trainings: In the order of the file, seed by seed within a variant.
+        trainings: In the order of the file, the first seed of every variant before the second.
     """
 
     name: str
@@ -178,21 +179,29 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
     """One training for each recipe that differs, under its first variant's name."""
     common = merged(tomllib.loads(base.text), keys.set)
     found: dict[str, Training] = {}
-    for variant in keys.variant:
-        for seed in variant.seeds or keys.seeds:
-            name = f"{variant.group}-{variant.name}-{seed}".replace(" ", "-")
-            table = {**merged(common, variant.set), "name": name, "seed": seed}
-            recipe = _recipe(table, variant, folder)
-            same = json.dumps({**asdict(recipe), "name": "", "text": "", "folder": ""})
-            earlier = found.get(same, Training(name, recipe, (), ()))
-            wanted = (*earlier.precisions, *(variant.precisions or keys.precisions))
-            found[same] = Training(
-                earlier.folder,
-                earlier.recipe,
-                (*earlier.variants, variant),
-                tuple(dict.fromkeys(wanted)),
-            )
+    for variant, seed in _by_seed(keys):
+        name = _UNFIT.sub("-", f"{variant.group}-{variant.name}-{seed}")
+        table = {**merged(common, variant.set), "name": name, "seed": seed}
+        recipe = _recipe(table, variant, folder)
+        same = json.dumps({**asdict(recipe), "name": "", "text": "", "folder": ""})
+        earlier = found.get(same, Training(name, recipe, (), ()))
+        wanted = (*earlier.precisions, *(variant.precisions or keys.precisions))
+        found[same] = Training(
+            earlier.folder,
+            earlier.recipe,
+            (*earlier.variants, variant),
+            tuple(dict.fromkeys(wanted)),
+        )
     yield from found.values()
+
+
+def _by_seed(keys: StudyKeys) -> Iterator[tuple[Variant, int]]:
+    """Every variant's first seed, then the second ones: an interrupted study has all variants."""
+    seeds = [variant.seeds or keys.seeds for variant in keys.variant]
+    for place in range(max(map(len, seeds))):
+        for variant, own in zip(keys.variant, seeds, strict=True):
+            if place < len(own):
+                yield variant, own[place]
 
 
 def _recipe(table: Mapping[str, Any], variant: Variant, folder: Path) -> Recipe:

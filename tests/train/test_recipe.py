@@ -31,7 +31,7 @@ def test_a_minimal_recipe_gets_defaults_and_keeps_the_models_own_keys() -> None:
     assert recipe.text == MINIMAL
 
 
-@pytest.mark.parametrize("name", ["densenet-digits", "densenet-cifar10"])
+@pytest.mark.parametrize("name", ["densenet-digits", "densenet-cifar10", "resnet-cifar10-teacher"])
 def test_shipped_recipes_load_by_name_and_their_models_build(name: str) -> None:
     assert name in shipped_recipes()
     recipe = load_recipe(name)
