@@ -2,7 +2,7 @@
 
 | stage | what it does | module |
 |---|---|---|
-| calibrate | the range of each tensor, from real data | calibrators.py |
+| calibrate | the range of each tensor, from real data | calibrators/ |
 | write | pairs of QuantizeLinear and DequantizeLinear | to_qdq.py |
 
 `to_static` runs them in order. What each of them may be told is a field of `StaticOptions`.
@@ -18,6 +18,10 @@ import onnx_ir as ir
 
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.calibrators import Progress, calibrator
+from edgekit.export.calibrators.cache import CalibrationCache
+from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.shared_scales import keep_clips, share_scales
+from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
 
 DEFAULT_METHOD = "minmax"
@@ -35,6 +39,7 @@ class StaticOptions:
         target: The processor that these were chosen for, for the record.
         exclude: Names of nodes that stay float32.
         wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
+        cache: Ranges of earlier conversions of the same model on the same data.
     """
 
     method: str = DEFAULT_METHOD
@@ -44,6 +49,7 @@ class StaticOptions:
     target: str | None = None
     exclude: Collection[str] = ()
     wider: Collection[str] = ()
+    cache: CalibrationCache | None = None
 
     @property
     def code_settings(self) -> dict[str, Any]:
@@ -89,9 +95,12 @@ def to_static(
         ModelFileError: the model cannot be quantized.
         InputError: there is no such method.
     """
-    method = calibrator(options.method)
+    method = calibrator(options.method, cache=options.cache)
     model = raise_opset(model, "QUInt16" if options.wider else options.activations)
     ranges = method.ranges(model, reader, QDQ_OPS, progress)
+    shared = share_scales(model, ranges, options.exclude)
+    model = from_proto(to_proto(model))
+    ranges = keep_clips(model, ranges, shared.ranges)
     quantized = to_qdq(
         model,
         ranges,
@@ -101,5 +110,6 @@ def to_static(
         reduce_range=options.reduce_range,
         wider=options.wider,
     )
+    put_thresholds_on_codes(quantized)
     settings = {**reader.settings, "method": options.method, **method.settings}
     return Static(quantized, settings)
