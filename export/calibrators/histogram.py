@@ -66,6 +66,8 @@ class Histogram:
 
     def coarsen(self, exponent: int) -> None:
         """Double the step until it is `2**exponent`, or leave it where it is larger already."""
+        if not self.counts.any():
+            self.exponent = max(self.exponent, exponent)
         while self.exponent < exponent:
             self.counts = _halved(self.counts)
             self.exponent += 1

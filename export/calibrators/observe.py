@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # Outputs of a run; a batch runs in parts that stay below.
-ACTIVATION_BYTES = 1 << 25
+ACTIVATION_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)

@@ -95,18 +95,20 @@ class Calibrator:
 
 
 def calibrator(
-    method: str, *, levels: int = 256, cache: CalibrationCache | None = None
+    method: str | Calibrator, *, levels: int = 256, cache: CalibrationCache | None = None
 ) -> Calibrator:
     """Look a calibration method up.
 
     Args:
-        method: A key of `CALIBRATORS`.
+        method: A key of `CALIBRATORS`, or a calibrator, which is returned as it is.
         levels: Codes that a range will have.
         cache: Ranges of earlier runs; by default one that lasts as long as the calibrator.
 
     Raises:
         InputError: there is none of that name.
     """
+    if isinstance(method, Calibrator):
+        return method
     if method not in CALIBRATORS:
         raise InputError(
             f"no calibration method {method!r}; choose one of {', '.join(CALIBRATORS)}"
