@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 
 from edgekit.export.calibration import CalibrationReader
-from edgekit.export.calibrators import Progress, calibrator
-from edgekit.export.calibrators.cache import CalibrationCache
+from edgekit.export.calibrators import Calibrator, Progress, calibrator
 from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.kernel_shapes import fit_kernels
 from edgekit.export.shared_scales import keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
+from edgekit.export.wider_channels import widen_channels
+
+Kernels = Literal["fast", "keep"]
 
 DEFAULT_METHOD = "minmax"
 
@@ -32,24 +35,24 @@ class StaticOptions:
     """How a static conversion goes about it.
 
     Attributes:
-        method: How ranges are found, a key of `CALIBRATORS`.
+        method: How ranges are found: a key of `CALIBRATORS`, or a calibrator at work.
         activations: Type of the codes of activations.
         weights: Type of the codes of weights.
         reduce_range: Whether weights keep to 7 bits, which no 16-bit accumulator overflows on.
         target: The processor that these were chosen for, for the record.
         exclude: Names of nodes that stay float32.
         wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
-        cache: Ranges of earlier conversions of the same model on the same data.
+        kernels: "fast" stores zeros where onnxruntime has a faster kernel for it; "keep" does not.
     """
 
-    method: str = DEFAULT_METHOD
+    method: str | Calibrator = DEFAULT_METHOD
     activations: ActivationType = "QUInt8"
     weights: WeightType = "QInt8"
     reduce_range: bool = False
     target: str | None = None
     exclude: Collection[str] = ()
     wider: Collection[str] = ()
-    cache: CalibrationCache | None = None
+    kernels: Kernels = "fast"
 
     @property
     def code_settings(self) -> dict[str, Any]:
@@ -95,11 +98,15 @@ def to_static(
         ModelFileError: the model cannot be quantized.
         InputError: there is no such method.
     """
-    method = calibrator(options.method, cache=options.cache)
+    levels = 1 << 16 if options.activations == "QUInt16" else 256
+    method = calibrator(options.method, levels=levels)
     model = raise_opset(model, "QUInt16" if options.wider else options.activations)
-    ranges = method.ranges(model, reader, QDQ_OPS, progress)
-    shared = share_scales(model, ranges, options.exclude)
     model = from_proto(to_proto(model))
+    ranges = method.ranges(model, reader, QDQ_OPS, progress)  # found once, whatever is excluded
+    if options.kernels == "fast":
+        fit_kernels(model, options.exclude)
+        widen_channels(model, options.exclude)
+    shared = share_scales(model, ranges, options.exclude)
     ranges = keep_clips(model, ranges, shared.ranges)
     quantized = to_qdq(
         model,
@@ -111,5 +118,5 @@ def to_static(
         wider=options.wider,
     )
     put_thresholds_on_codes(quantized)
-    settings = {**reader.settings, "method": options.method, **method.settings}
+    settings = {**reader.settings, "method": method.name, **method.settings}
     return Static(quantized, settings)

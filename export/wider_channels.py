@@ -1,0 +1,185 @@
+"""Round narrow convolutions up to what onnxruntime computes directly, with zero filters; exact.
+
+From 16 outputs on onnxruntime computes a quantized convolution without copying windows out first
+(kernel_shapes.py). One of 12 to 15 outputs gets zero filters up to 16; the channels that they add
+hold zeros, run through Concats, pools, activations and thresholds, and meet zero weights in the
+convolutions that read them. A convolution whose added channels would reach anything else stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgekit.export.passes.base import is_op
+from edgekit.export.shared_scales import is_threshold
+
+FEWEST_OUTPUTS = 12
+DIRECT_OUTPUTS = 16
+# Below this many positions the fixed cost of a node outweighs its kernel's.
+_SMALLEST_MAP = 64
+
+_PASSING_OPS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")
+
+# The channel that each channel of a widened tensor was, -1 where it was none.
+Layout = NDArray[np.int64]
+
+
+def widen_channels(model: ir.Model, exclude: Collection[str] = ()) -> int:
+    """Rewrite a float32 model in place; returns how many convolutions were widened.
+
+    Args:
+        model: Its nodes named, its shapes inferred.
+        exclude: Names of nodes that will stay float32: none of them sees a widened tensor.
+    """
+    chosen = {node for node in model.graph if node.name not in exclude and _is_narrow(node)}
+    while chosen:
+        plan = _Plan(chosen, exclude)
+        for node in model.graph:
+            plan.follow(node)
+        if not plan.refused:
+            plan.write(model)
+            break
+        chosen -= plan.refused
+    return len(chosen)
+
+
+def _is_narrow(node: ir.Node) -> bool:
+    if not is_op(node, "Conv") or node.attributes.get_int("group", 1) != 1:
+        return False
+    shape = node.outputs[0].shape
+    weight = _constant(node, 1)
+    if weight is None or shape is None or len(shape) != 4 or weight[0, 0].size == 1:
+        return False
+    area = np.prod([side if isinstance(side, int) else 0 for side in shape[2:]])
+    return FEWEST_OUTPUTS <= len(weight) < DIRECT_OUTPUTS and bool(area >= _SMALLEST_MAP)
+
+
+def _constant(node: ir.Node, index: int) -> NDArray[np.float32] | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    array: NDArray[np.float32] = value.const_value.numpy()
+    return array
+
+
+def _take(values: NDArray[np.float32], layout: Layout, axis: int) -> NDArray[np.float32]:
+    """Channels in a new order, zeros where they are none."""
+    kept = np.take(values, np.maximum(layout, 0), axis=axis)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return np.where(layout.reshape(shape) < 0, np.float32(0), kept)
+
+
+class _Plan:
+    """The layout of each tensor that the chosen convolutions would widen, and what must follow."""
+
+    def __init__(self, chosen: set[ir.Node], exclude: Collection[str]) -> None:
+        self.refused: set[ir.Node] = set()
+        self._chosen, self._exclude = chosen, exclude
+        self._layouts: dict[ir.Value, Layout] = {}
+        self._origins: dict[ir.Value, frozenset[ir.Node]] = {}
+        self._edits: dict[tuple[ir.Node, int], NDArray[np.float32]] = {}
+
+    def follow(self, node: ir.Node) -> None:
+        """Take the layouts of a node's inputs to its output, or refuse where they come from."""
+        reading = [value for value in node.inputs if value in self._layouts]
+        if reading:
+            layout = None if node.name in self._exclude else self._beyond(node)
+            if layout is None or any(value.is_graph_output() for value in reading if value):
+                self.refused |= self._sources(reading)
+                return
+            if len(layout):
+                self._layouts[node.outputs[0]] = layout
+                self._origins[node.outputs[0]] = frozenset(self._sources(reading))
+        if node in self._chosen:
+            self._widen(node)
+
+    def write(self, model: ir.Model) -> None:
+        """Store the new weights and limits."""
+        for (node, index), values in self._edits.items():
+            old = node.inputs[index]
+            assert old is not None
+            name = f"{old.name}_{node.name}_wide" if len(old.consumers()) > 1 else f"{old.name}"
+            value = ir.Value(
+                name=name, const_value=ir.tensor(np.ascontiguousarray(values), name=name)
+            )
+            node.replace_input_with(index, value)
+            if not old.consumers():
+                model.graph.initializers.pop(str(old.name), None)
+            model.graph.register_initializer(value)
+            if is_op(node, "Conv") and index == 1 and node.attributes.get_int("group", 1) > 1:
+                node.attributes["group"] = ir.AttrInt64("group", len(values))
+        for value, layout in self._layouts.items():
+            if value.shape is not None:
+                value.shape = ir.Shape([value.shape[0], len(layout), *value.shape[2:]])
+
+    def _sources(self, values: Iterable[ir.Value | None]) -> set[ir.Node]:
+        return {node for value in values if value for node in self._origins[value]}
+
+    def _beyond(self, node: ir.Node) -> Layout | None:
+        """The layout of the output; an empty one where the widening ends there."""
+        source = node.inputs[0]
+        if is_op(node, "Concat") and node.attributes["axis"].as_int() == 1:
+            return self._concatenated(node)
+        if source not in self._layouts or any(v in self._layouts for v in node.inputs[1:]):
+            return None
+        layout = self._layouts[source]
+        if is_op(node, *_PASSING_OPS):
+            return layout
+        if is_threshold(node):
+            return layout if self._edit_limit(node, layout) else None
+        if is_op(node, "Conv"):
+            return self._convolved(node, layout)
+        return None
+
+    def _concatenated(self, node: ir.Node) -> Layout | None:
+        parts: list[Layout] = []
+        start = 0
+        for value in node.inputs:
+            channels = value.shape[1] if value is not None and value.shape is not None else None
+            if value is None or not isinstance(channels, int):
+                return None
+            part = self._layouts.get(value, np.arange(channels))
+            parts.append(np.where(part < 0, part, part + start))
+            start += channels
+        return np.concatenate(parts)
+
+    def _edit_limit(self, node: ir.Node, layout: Layout) -> bool:
+        limit = _constant(node, 1)
+        if limit is None:
+            return False
+        if limit.size > 1:
+            axis = limit.ndim - 3
+            if axis < 0 or limit.size != limit.shape[axis]:
+                return False
+            self._edits[node, 1] = _take(limit, layout, axis)
+        return True
+
+    def _convolved(self, node: ir.Node, layout: Layout) -> Layout | None:
+        weight, groups = _constant(node, 1), node.attributes.get_int("group", 1)
+        if weight is None:
+            return None
+        if groups == 1:
+            self._edits[node, 1] = _take(weight, layout, 1)
+            return np.array([], np.int64)
+        if weight.shape[1] == 1 and len(weight) == groups and len(node.inputs) == 2:
+            self._edits[node, 1] = _take(weight, layout, 0)
+            return layout
+        return None
+
+    def _widen(self, node: ir.Node) -> None:
+        weight = self._edits.get((node, 1), _constant(node, 1))
+        assert weight is not None
+        layout = np.append(np.arange(len(weight)), [-1] * (DIRECT_OUTPUTS - len(weight)))
+        self._edits[node, 1] = _take(weight, layout, 0)
+        bias = _constant(node, 2)
+        if bias is not None:
+            self._edits[node, 2] = _take(bias, layout, 0)
+        elif len(node.inputs) > 2:
+            self.refused.add(node)
+        self._layouts[node.outputs[0]] = layout
+        self._origins[node.outputs[0]] = frozenset({node})
