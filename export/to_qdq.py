@@ -23,6 +23,7 @@ from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.opset import MIN_OPSET, convert_opset
 from edgekit.export.quiet import quiet
+from edgekit.export.weight_grid import weight_grids
 from edgekit.runtime.errors import ModelFileError
 
 ActivationType = Literal["QUInt8", "QInt8", "QUInt16", "QInt16"]
@@ -122,6 +123,10 @@ def to_qdq(
             for name, (low, high) in ranges.items()
         },
     )
+    overrides = {
+        **_wide_tensors(model, wider, exclude, activations),
+        **_grid_scales(model, weights, reduce_range),
+    }
     with quiet():
         quantizer = QDQQuantizer(
             to_proto(model),
@@ -133,7 +138,7 @@ def to_qdq(
             [],
             list(exclude),
             list(QDQ_OPS),
-            {"TensorQuantOverrides": _wide_tensors(model, wider, exclude, activations)},
+            {"TensorQuantOverrides": overrides},
         )
         try:
             quantizer.quantize_model()
@@ -171,6 +176,20 @@ def _wide_tensors(
                 wide["convert"] = {"quant_type": QuantType[activations], "recv_nodes": narrow}
             overrides[str(value.name)] = [wide]
     return overrides
+
+
+def _grid_scales(
+    model: ir.Model, weights: WeightType, reduce_range: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """The scales of weights that lie on a grid already, see weight_grid.py."""
+    from onnxruntime.quantization import QuantType
+
+    zero = 0 if weights == "QInt8" else 128
+    type_ = {"quant_type": QuantType[weights], "zero_point": zero}
+    return {
+        name: [{"axis": grid.axis, "scale": np.float32(scale), **type_} for scale in grid.scales]
+        for name, grid in weight_grids(model, 63 if reduce_range else 127).items()
+    }
 
 
 def _leave_outputs_float(model: ir.Model, result: ir.Model) -> None:
