@@ -6,6 +6,10 @@ within [-T, T], those beyond added to its outermost bins, are compared with the 
 into `quantized_bins` bins and spread evenly over the fine ones again; both
 are smoothed by 0.0001. T of the least divergence is taken, and cut to the values seen, so that a
 tensor without values below zero keeps zero as its end.
+
+Zeros, of which ReLU makes half of all values and which any range expresses exactly, would count as
+if merging their bin with the next lost them, and clip far too much: zero's bin is given the mean of
+its neighbours where it has more, as TensorRT's own histograms leave zeros out.
 """
 
 from __future__ import annotations
@@ -52,9 +56,16 @@ class Entropy:
         coarse = Histogram(seen.histogram.exponent, seen.histogram.counts)
         coarse.coarsen(coarse.exponent + (HALF_BINS // self.half_bins).bit_length() - 1)
         counts = coarse.counts[HALF_BINS - self.half_bins : HALF_BINS + self.half_bins + 1]
-        reach = divergent_reach(counts, self.quantized_bins)
+        reach = divergent_reach(_without_zeros(counts), self.quantized_bins)
         threshold = (reach + 0.5) * coarse.step
         return max(low, -threshold), min(high, threshold)
+
+
+def _without_zeros(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    middle = counts.size // 2
+    others = counts.copy()
+    others[middle] = min(others[middle], (others[middle - 1] + others[middle + 1]) // 2)
+    return others
 
 
 def divergent_reach(counts: NDArray[np.int64], quantized_bins: int) -> int:
