@@ -17,13 +17,14 @@ core/mlas/lib/convsym.cpp and core/providers/cpu/quantization/qlinearconv.cc):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench.exact_integer import QuantizedConv
+from edgekit.bench.int8_kernels import int8_kernels
 from edgekit.runtime.session import open_session
 
 TOLERANCE = 1  # steps, from rounding in float32
@@ -127,6 +128,33 @@ def largest_error(conv: QuantizedConv, *, exact_mode: bool = False) -> int:
     (found,) = session.run(None, {"x": conv.x})
     difference = np.abs(np.asarray(found, np.int64) - conv.expected().astype(np.int64))
     return int(difference.max(initial=0))
+
+
+def overflows_here() -> bool:
+    """Whether onnxruntime clips sums of uint8 by int8 on this processor: two tiny convolutions."""
+    return any(largest_error(_full_scale(*shape)) > TOLERANCE for shape in ((16, 16), (3, 5)))
+
+
+def _full_scale(inputs: int, outputs: int) -> QuantizedConv:
+    """A convolution of the largest codes, whose exact outputs are 200."""
+    return QuantizedConv(
+        x=np.full((1, inputs, 2, 2), 255, np.uint8),
+        w=np.full((outputs, inputs, 1, 1), 127, np.int8),
+        bias=np.zeros(outputs, np.int32),
+        x_scale=1.0,
+        w_scale=np.ones(1, np.float32),
+        y_scale=inputs * 255 * 127 / 200,
+        x_zero=0,
+        w_zero=0,
+        y_zero=0,
+    )
+
+
+def machine_target(isa: Iterable[str]) -> str:
+    """What to quantize for on this machine: by its instruction sets, and by trying it out."""
+    kernels = int8_kernels(isa)
+    overflows = kernels.target != "arm64" and overflows_here()
+    return "avx2" if overflows else kernels.target
 
 
 def kernel_path(conv: QuantizedConv) -> KernelPath:

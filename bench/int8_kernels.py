@@ -18,7 +18,7 @@ class Int8Kernels:
         name: The instructions that they are made of.
         needs: Names in `machine.ISA_NAMES`; the processor has all of them.
         saturates: Whether sums of two products are clipped to 16 bits.
-        target: What `edgekit quantize --target auto` takes there.
+        target: What to quantize for.
         remark: What else decides speed.
     """
 

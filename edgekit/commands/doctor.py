@@ -8,7 +8,13 @@ from typing import Any
 
 from edgekit import __version__, console
 from edgekit.bench.capabilities import Capabilities, find_capabilities
-from edgekit.bench.doctor import TOLERANCE, PathResult, check_convolutions, draw_convolutions
+from edgekit.bench.doctor import (
+    TOLERANCE,
+    PathResult,
+    check_convolutions,
+    draw_convolutions,
+    machine_target,
+)
 from edgekit.bench.int8_kernels import Int8Kernels, int8_kernels
 from edgekit.bench.machine import Machine, describe_machine
 from edgekit.bench.saturation import SaturationAudit, audit_file
@@ -34,6 +40,7 @@ class Diagnosis:
     Attributes:
         machine: The machine.
         kernels: The int8 kernels that its instruction sets stand for.
+        target: What `quantize --target auto` takes here.
         capabilities: What is installed.
         convolutions: How many random ones were run.
         seed: What drew them.
@@ -43,6 +50,7 @@ class Diagnosis:
 
     machine: Machine
     kernels: Int8Kernels
+    target: str
     capabilities: Capabilities
     convolutions: int
     seed: int
@@ -79,6 +87,7 @@ class Diagnosis:
             "schema_version": SCHEMA_VERSION,
             "edgekit": __version__,
             "machine": {**asdict(self.machine), "int8_kernels": asdict(self.kernels)},
+            "target": self.target,
             "capabilities": asdict(self.capabilities),
             "exactness": {
                 "convolutions": self.convolutions,
@@ -110,6 +119,7 @@ def diagnose(model: Path | None, *, convolutions: int, seed: int) -> Diagnosis:
     return Diagnosis(
         machine=machine,
         kernels=int8_kernels(machine.isa),
+        target=machine_target(machine.isa),
         capabilities=find_capabilities(),
         convolutions=convolutions,
         seed=seed,

@@ -16,7 +16,7 @@ def diagnosis_pairs(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "instruction sets", ", ".join(machine.isa) or "none known"
     sums = "16-bit sums of pairs, which overflow" if kernels.saturates else "exact 32-bit sums"
     yield "int8 kernels", f"{kernels.name}: {sums}; {kernels.remark}"
-    yield "quantize --target auto", kernels.target
+    yield "quantize --target auto", found.target
     yield "versions", ", ".join(f"{name} {v}" for name, v in capabilities.versions.items())
     for extra in capabilities.extras:
         missing = f"no {', '.join(extra.missing)}" if extra.missing else "installed"
@@ -63,8 +63,8 @@ def audit_table(audited: Audited) -> TextTable:
     found = audited.found
     return TextTable(
         f"{audited.path}: {found.overflowing} of {found.checked} layers of uint8 by int8 can "
-        "overflow on AVX2 without VNNI",
-        ("layer", "operator", "channels", "can overflow", "in any order", "largest sum of 32767"),
+        "overflow on AVX2 without VNNI, where sums end at 32767",
+        ("layer", "operator", "channels", "can overflow", "in any order", "largest sum"),
         tuple(
             (
                 layer.node,

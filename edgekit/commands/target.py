@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekit.bench.int8_kernels import int8_kernels
+from edgekit.bench.doctor import machine_target
 from edgekit.bench.machine import describe_machine
 from edgekit.bench.saturation import audit
 from edgekit.export.static import StaticOptions
@@ -54,7 +54,7 @@ class TargetChoice:
         """
         name = self.name or AUTO
         if name == AUTO:
-            name = int8_kernels(describe_machine().isa).target
+            name = machine_target(describe_machine().isa)
         find_target(name)
         return name
 

@@ -15,6 +15,8 @@ from edgekit.bench.doctor import (
     draw_convolutions,
     kernel_path,
     largest_error,
+    machine_target,
+    overflows_here,
 )
 from edgekit.bench.exact_integer import QuantizedConv
 from edgekit.bench.saturation import saturating_sums
@@ -151,3 +153,14 @@ def test_the_exact_mode_is_accepted_by_the_session(exact_mode: bool) -> None:
         len(conv.w),
         *conv.output_size,
     )
+
+
+def test_the_target_is_measured_besides() -> None:
+    overflows = overflows_here()
+    assert machine_target(("avx2", "avx512bw", "avx512_vnni")) == (
+        "avx2" if overflows else "avx512-vnni"
+    )
+    assert machine_target(("avx2",)) == "avx2"
+    assert machine_target(("neon",)) == "arm64"
+    drawn = [c for c in draw_convolutions(90, seed=1) if kernel_path(c).signs == "U8S8"]
+    assert overflows == any(result.inexact for result in check_convolutions(drawn))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_json_tells_the_machine_and_the_verdict(edgekit: Command) -> None:
     found = json.loads(outcome.out)
     assert outcome.status == (0 if is_exact(outcome.out) else 1)
     assert found["schema_version"] == 1
-    assert found["machine"]["int8_kernels"]["target"] in ("avx2", "avx512-vnni", "arm64")
+    assert found["target"] in ("avx2", "avx512-vnni", "arm64")
     assert found["capabilities"]["versions"]["numpy"] == np.__version__
     exactness = found["exactness"]
     assert (exactness["convolutions"], exactness["seed"]) == (18, 4)
@@ -112,3 +113,4 @@ def test_avx2_without_vnni_is_caught(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "U8S8 direct, U8S8 matrix" in done.stderr
     assert "not exact" in done.stdout
+    assert re.search(r"--target auto +avx2", done.stdout)
