@@ -75,7 +75,7 @@ def comparison_table(comparison: Comparison) -> TextTable:
         (
             name,
             "same" if change.same_file else "changed",
-            "" if change.drop_points is None else f"{-change.drop_points:+.2f}",
+            "" if change.drop_points is None else f"{0 - round(change.drop_points, 2):+.2f}",
             f"{bytes_text(change.file_bytes[1])} to {bytes_text(change.file_bytes[0])}",
             f"{change.macs[0] - change.macs[1]:+,}",
             _times(change.latency_ratio),

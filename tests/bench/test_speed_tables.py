@@ -100,3 +100,10 @@ def test_changes_are_told_then_to_now() -> None:
         ("int8.onnx", "changed", "-1.50", "80.0 kB to 60.0 kB", "-100", "0.750", ""),
     )
     assert table.caption == "Since old.json (edgekit 0.0.9).\nb.onnx is not in the baseline"
+
+
+@pytest.mark.parametrize("drop", [0.0, -0.0, 0.001, -0.001])
+def test_no_change_in_accuracy_has_no_minus(drop: float) -> None:
+    change = Change("a.onnx", True, drop, (1, 1), (0, 0), None, None)
+    table = comparison_table(Comparison("old.json", "0.1.0", (change,), ()))
+    assert table.rows[0][2] == "+0.00"
