@@ -1,7 +1,7 @@
 """Models between the file and `onnx_ir`: load, save, metadata.
 
-In memory a graph is an `onnx_ir.Model`. Tensors in external files stay there, memory-mapped, until
-a pass reads their values.
+In memory a graph is an `onnx_ir.Model`. Large tensors stay in the model's file, or in its external
+ones, memory-mapped, until a pass reads their values.
 """
 
 from __future__ import annotations
@@ -10,27 +10,33 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from edgekit.export.sparse import put_sparse_tensors, take_sparse_tensors
 from edgekit.runtime.errors import InputError, ModelFileError
-from edgekit.runtime.files import replace_atomically
-from edgekit.runtime.model_file import read_model, write_model
+from edgekit.runtime.files import check_output, replace_atomically
+from edgekit.runtime.model_file import map_model, write_parted
 from edgekit.runtime.preprocessing import PREFIX, Preprocessing
+from edgekit.runtime.wire import SMALLEST_PLACED, Writable
 
 # Protobuf cannot hold 2 GiB; what the graph itself needs beside its tensors fits in the rest.
 LARGEST_INLINE_BYTES = 2_000_000_000
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Read a model file; external tensors are mapped, not loaded.
+    """Read a model file; large and external tensors are mapped, not loaded.
 
     Raises:
         ModelFileError: the file is missing, damaged or not a valid ONNX model.
     """
-    model = from_proto(read_model(path))
+    proto, arrays = map_model(path)
+    model = from_proto(proto)
+    for name, array in arrays.items():
+        model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         ir.external_data.set_base_dir(graph, path.absolute().parent)
     return model
@@ -63,11 +69,83 @@ def save_graph(model: ir.Model, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    if tensor_bytes(model) <= LARGEST_INLINE_BYTES:
-        write_model(to_proto(model), path)
+    if fits_inline(model):
+        with tensors_aside(model) as aside:
+            proto = ir.to_proto(model)
+        _load_external(model, proto)
+        # every tensor can write itself, which the protocol does not declare
+        write_parted(proto, cast("dict[int, Writable]", aside), path)
         return
     with replace_atomically(path) as staged:
-        ir.save(model, staged, external_data=f"{path.name}.data")
+        ir.save(model, staged, external_data=data_file(path).name)
+
+
+def fits_inline(model: ir.Model) -> bool:
+    """Whether one file holds the model; else its tensors go into a second one."""
+    return tensor_bytes(model) <= LARGEST_INLINE_BYTES
+
+
+def data_file(path: Path) -> Path:
+    """Where the tensors of a model lie that one file does not hold."""
+    return path.with_name(f"{path.name}.data")
+
+
+def check_data_file(
+    model: ir.Model, path: Path, *, force: bool = False, inputs: Iterable[Path] = ()
+) -> None:
+    """Refuse an output whose second file would replace another, where the model needs one.
+
+    Raises:
+        OutputError: as `check_output`.
+    """
+    if not fits_inline(model):
+        check_output(data_file(path), force=force, inputs=inputs)
+
+
+def external_files(model: ir.Model) -> list[Path]:
+    """The files beside its own that a model reads tensors from."""
+    return sorted({Path(t.path) for t in tensors(model) if isinstance(t, ir.ExternalTensor)})
+
+
+@contextmanager
+def tensors_aside(model: ir.Model) -> Iterator[dict[int, ir.TensorProtocol]]:
+    """Empty large initializers of the main graph, and give their tensors by index.
+
+    The index counts the initializers that have a tensor, which is their index in the protobuf of
+    the model. On leaving they are as before.
+    """
+    aside: dict[int, ir.TensorProtocol] = {}
+    values = [v for v in model.graph.initializers.values() if v.const_value is not None]
+    try:
+        for index, value in enumerate(values):
+            tensor = value.const_value
+            if tensor is None or tensor.dtype == ir.DataType.STRING:
+                continue
+            if tensor.nbytes >= SMALLEST_PLACED or isinstance(tensor, ir.ExternalTensor):
+                aside[index] = tensor
+                value.const_value = _without_data(tensor)
+        yield aside
+    finally:
+        for index, tensor in aside.items():
+            values[index].const_value = tensor
+
+
+def _without_data(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.LazyTensor(
+        lambda: ir.tensor(np.zeros(0, np.uint8)),
+        tensor.dtype,
+        ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _load_external(model: ir.Model, proto: onnx.ModelProto) -> None:
+    """Load what a message still keeps in external files."""
+    folders = {str(t.base_dir) for t in tensors(model) if isinstance(t, ir.ExternalTensor)}
+    for folder in folders:  # one at most: that of the file the model came from
+        onnx.load_external_data_for_model(proto, folder)
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -83,9 +161,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
             "this step takes models below 2 GiB"
         )
     proto = ir.to_proto(model)
-    folders = {str(t.base_dir) for t in tensors(model) if isinstance(t, ir.ExternalTensor)}
-    for folder in folders:  # one at most: that of the file the model came from
-        onnx.load_external_data_for_model(proto, folder)
+    _load_external(model, proto)
     return proto
 
 
@@ -129,14 +205,41 @@ def model_preprocessing(model: ir.Model) -> Preprocessing | None:
 
 def nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Every node: of the graph, of its subgraphs at any depth, and of the model's functions."""
-    yield from model.graph.all_nodes()
+    yield from graph_nodes(model.graph)
     for function in model.functions.values():
-        yield from function.all_nodes()
+        yield from graph_nodes(function)
+
+
+def graph_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """The nodes of a graph, each followed by those of its subgraphs."""
+    for node in graph:
+        yield node
+        for subgraph in _subgraphs(node):
+            yield from graph_nodes(subgraph)
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The graph, and its subgraphs at any depth."""
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        waiting += [subgraph for node in graph for subgraph in _subgraphs(node)]
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.data.values():  # the dictionary itself, which is faster
+        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
+            found.append(attribute.as_graph())
+        elif attribute.type is ir.AttributeType.GRAPHS and not attribute.is_ref():
+            found += attribute.as_graphs()
+    return found
 
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     """Every tensor that the file stores: initializers and attributes, subgraphs included."""
-    for graph in model.graphs():
+    for graph in graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value

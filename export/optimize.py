@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgekit.export.graph import metadata, nodes, set_metadata
+from edgekit.export.graph import graphs, metadata, nodes, set_metadata
 from edgekit.export.passes.base import Change, GraphPass, Refusal
 from edgekit.export.passes.table import PASSES
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy, TurnBatchNormIntoThreshold
@@ -106,14 +106,17 @@ def optimize(
     names = check_names(passes)
     check = _Check(model, inputs) if verify else None
     reports: dict[str, PassReport] = {}
+    size = _size(model)
+    idle: set[str] = set()  # passes since whose last run nothing has changed
     for _ in range(_ROUNDS):
-        before = sum(report.changed for report in reports.values())
         for done, name in enumerate(names, start=1):
-            report = _run_pass(model, name, names[: done - 1], check, batch_norm)
-            reports[name] = _merge(reports[name], report) if name in reports else report
+            if name not in idle:
+                report, size = _run_pass(model, name, names[: done - 1], check, batch_norm, size)
+                reports[name] = _merge(reports[name], report) if name in reports else report
+                idle = set() if report.changed else {*idle, name}
             if progress is not None:
                 progress(done, len(names))
-        if sum(report.changed for report in reports.values()) == before:
+        if len(idle) == len(names):
             break
     _record(model, names, batch_norm)
     return OptimizeReport(
@@ -192,18 +195,19 @@ def _run_pass(
     earlier: Sequence[str],
     check: _Check | None,
     batch_norm: Policy,
-) -> PassReport:
+    size_before: tuple[int, int],
+) -> tuple[PassReport, tuple[int, int]]:
+    """Run one pass; returns what it did, and the model's size after it."""
     transform = PASSES[name].factory()
     if isinstance(transform, TurnBatchNormIntoThreshold):
         transform.policy = batch_norm
-    size_before = _sizes(model)
     try:
         with quiet():
             modified = transform(model).modified
     except Exception as error:  # whatever a third party's pass meets
         reason = " ".join(str(error.__cause__ or error).split())
         raise PassError(f"pass {name} failed ({reason}): leave it out with --passes") from error
-    size_after = _sizes(model)
+    size_after = _size(model) if modified else size_before
     changed = 0
     refusals: tuple[Refusal, ...] = ()
     done: tuple[Change, ...] = ()
@@ -212,7 +216,7 @@ def _run_pass(
         done = tuple(transform.done)
     elif modified:
         changed = max(1, sum(size_before) - sum(size_after))
-    return PassReport(
+    report = PassReport(
         name=name,
         changed=changed,
         refusals=refusals,
@@ -221,10 +225,12 @@ def _run_pass(
         nodes_after=size_after[0],
         done=done,
     )
+    return report, size_after
 
 
-def _sizes(model: ir.Model) -> tuple[int, int]:
-    return sum(1 for _ in nodes(model)), sum(len(graph.initializers) for graph in model.graphs())
+def _size(model: ir.Model) -> tuple[int, int]:
+    """Nodes and initializers."""
+    return sum(1 for _ in nodes(model)), sum(len(graph.initializers) for graph in graphs(model))
 
 
 def _merge(first: PassReport, later: PassReport) -> PassReport:

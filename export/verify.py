@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgekit.export.graph import model_preprocessing, nodes, session_source
+from edgekit.export.graph import graphs, model_preprocessing, nodes, session_source
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
 
@@ -38,7 +38,7 @@ def tolerance(model: ir.Model) -> float:
     """The largest error that counts as rounding, by the coarsest arithmetic in the model."""
     if any(node.op_type in _QUANTIZERS for node in nodes(model)):
         return QUANTIZED_TOLERANCE
-    types = {value.dtype for graph in model.graphs() for value in _values(graph)}
+    types = {value.dtype for graph in graphs(model) for value in _values(graph)}
     return max(
         (bound for dtype, bound in TOLERANCES.items() if dtype in types),
         default=TOLERANCES[ir.DataType.FLOAT],

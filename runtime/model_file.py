@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
+from edgekit.runtime import wire
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.files import replace_atomically
 
@@ -23,6 +28,22 @@ _SUB_BYTE_BITS: dict[int, int] = {
 }
 
 
+_MAPPED_TYPES: dict[int, np.dtype[Any]] = {
+    int(number): np.dtype(name).newbyteorder("<")
+    for number, name in (
+        (onnx.TensorProto.FLOAT, "f4"),
+        (onnx.TensorProto.FLOAT16, "f2"),
+        (onnx.TensorProto.DOUBLE, "f8"),
+        (onnx.TensorProto.INT8, "i1"),
+        (onnx.TensorProto.UINT8, "u1"),
+        (onnx.TensorProto.INT16, "i2"),
+        (onnx.TensorProto.UINT16, "u2"),
+        (onnx.TensorProto.INT32, "i4"),
+        (onnx.TensorProto.INT64, "i8"),
+    )
+}
+
+
 def read_model(path: Path) -> onnx.ModelProto:
     """Read and validate an ONNX file; external tensors are checked but not loaded.
 
@@ -34,16 +55,57 @@ def read_model(path: Path) -> onnx.ModelProto:
             its external data is missing, too short or outside the model's folder.
     """
     model = _parse(path)
-    if not model.HasField("graph") or not model.graph.output:
-        raise ModelFileError(f"{path}: not an ONNX model (no graph with outputs in it)")
-    for tensor in _all_tensors(model):
-        _check_size(tensor, path)
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{path}: breaks the ONNX rules: {reason}") from error
+    _check(model, path)
     return model
+
+
+def map_model(path: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """Read and validate an ONNX file as `read_model` does, but leave its large tensors in it.
+
+    Returns:
+        The model, whose large initializers hold no data, and their data by name: read-only arrays
+        on the mapped file, which may be replaced meanwhile.
+
+    Raises:
+        ModelFileError: as `read_model`.
+    """
+    parted = _part(path)
+    if parted is None:
+        return read_model(path), {}
+    data, skeleton, places = parted
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(skeleton)
+    except DecodeError:
+        return read_model(path), {}
+    initializers = model.graph.initializer
+    if any(initializers[index].data_location for index in places):
+        return read_model(path), {}
+    arrays = {}
+    for index, (start, stop) in places.items():
+        tensor = initializers[index]
+        _check_dims(tensor, path)
+        if stop - start != _byte_count(tensor):
+            raise _wrong_size(tensor, stop - start, path)
+        dtype = _MAPPED_TYPES[tensor.data_type]
+        array: NDArray[Any] = np.frombuffer(data, dtype, (stop - start) // dtype.itemsize, start)
+        arrays[tensor.name] = array.reshape(tuple(tensor.dims))
+    _check(model, path, absent=places)
+    return model, arrays
+
+
+def _part(path: Path) -> tuple[mmap.mmap, bytes, dict[int, tuple[int, int]]] | None:
+    """A mapped file, its message without large tensors, and their places; None if it has none."""
+    if not path.is_file() or not wire.SMALLEST_PLACED < path.stat().st_size < PROTOBUF_LIMIT_BYTES:
+        return None
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with memoryview(data) as view:
+            parted = wire.part(view, _MAPPED_TYPES)
+    except (OSError, wire.UnusualMessageError):
+        return None
+    return (data, parted.skeleton, parted.places) if parted.places else None
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
@@ -56,6 +118,21 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
         staged.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def write_parted(model: onnx.ModelProto, tensors: Mapping[int, wire.Writable], path: Path) -> None:
+    """Write a model as `write_model` does, with tensors that are not in it.
+
+    Args:
+        model: The model; its initializers are gone afterwards.
+        tensors: The data of those of its initializers that hold none, by their index.
+        path: The file to write.
+
+    Raises:
+        OutputError: the target cannot be written.
+    """
+    with replace_atomically(path) as staged, staged.open("wb") as file:
+        wire.write(file, model, tensors)
+
+
 def model_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """The files that a model consists of: itself first, then its external data."""
     locations = {
@@ -64,6 +141,41 @@ def model_files(model: onnx.ModelProto, path: Path) -> list[Path]:
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
     return [path, *(path.parent / location for location in sorted(locations))]
+
+
+def _check(model: onnx.ModelProto, path: Path, absent: Iterable[int] = ()) -> None:
+    """Check a model against its file and the ONNX rules.
+
+    Args:
+        model: The model.
+        path: Its file.
+        absent: Initializers whose data has been left out of the message, and checked.
+    """
+    if not model.HasField("graph") or not model.graph.output:
+        raise ModelFileError(f"{path}: not an ONNX model (no graph with outputs in it)")
+    for tensor in _all_tensors(model):
+        _check_size(tensor, path)
+    subject: onnx.ModelProto | str = str(path)
+    if absent and not _has_external(model):
+        subject = _emptied(model, absent)
+    try:
+        onnx.checker.check_model(subject)
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: breaks the ONNX rules: {reason}") from error
+
+
+def _has_external(model: onnx.ModelProto) -> bool:
+    return any(t.data_location == onnx.TensorProto.EXTERNAL for t in _all_tensors(model))
+
+
+def _emptied(model: onnx.ModelProto, absent: Iterable[int]) -> onnx.ModelProto:
+    """A copy in which tensors without data have no elements, as the rules want it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for index in absent:
+        copy.graph.initializer[index].dims[:] = [0]
+    return copy
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -117,16 +229,24 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]
 
 
 def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelFileError(f"{path}: tensor {tensor.name!r} has a negative dimension")
+    _check_dims(tensor, path)
     expected = _byte_count(tensor)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         _check_external(tensor, path, expected)
     elif tensor.HasField("raw_data") and expected is not None and len(tensor.raw_data) != expected:
-        raise ModelFileError(
-            f"{path}: tensor {tensor.name!r} holds {len(tensor.raw_data)} bytes where its shape "
-            f"{list(tensor.dims)} needs {expected}; the file is damaged"
-        )
+        raise _wrong_size(tensor, len(tensor.raw_data), path)
+
+
+def _check_dims(tensor: onnx.TensorProto, path: Path) -> None:
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelFileError(f"{path}: tensor {tensor.name!r} has a negative dimension")
+
+
+def _wrong_size(tensor: onnx.TensorProto, size: int, path: Path) -> ModelFileError:
+    return ModelFileError(
+        f"{path}: tensor {tensor.name!r} holds {size} bytes where its shape "
+        f"{list(tensor.dims)} needs {_byte_count(tensor)}; the file is damaged"
+    )
 
 
 def _byte_count(tensor: onnx.TensorProto) -> int | None:

@@ -11,7 +11,13 @@ from edgekit.commands.export import VERIFY_SAMPLES
 from edgekit.commands.images import AS_STORED, DataSource, Normalization, spread
 from edgekit.commands.packing import Packing
 from edgekit.export.calibration import single_input
-from edgekit.export.graph import load_graph, save_graph, set_metadata
+from edgekit.export.graph import (
+    check_data_file,
+    external_files,
+    load_graph,
+    save_graph,
+    set_metadata,
+)
 from edgekit.export.optimize import OptimizeReport, check_names, optimize
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
@@ -72,6 +78,7 @@ def optimize_file(
     check_names(passes)
     check_output(output, force=force, inputs=[path])
     model = load_graph(path)
+    check_data_file(model, output, force=force, inputs=external_files(model))
     inputs = None
     verified_on = "random numbers" if verify else "nothing"
     if data is not None:

@@ -21,6 +21,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from edgekit.export.graph import graph_nodes, graphs
 from edgekit.export.packing.builder import compact_tensor
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import stored
@@ -36,7 +37,7 @@ _WINDOWED = ("Conv", "ConvTranspose", "AveragePool", "MaxPool")
 
 def drop_suffixes(model: ir.Model) -> None:
     """Give quantized weights the names that they had as floats: rule 4."""
-    taken = {value.name for graph in model.graphs() for value in _values(graph)}
+    taken = {value.name for graph in graphs(model) for value in _values(graph)}
     for value in list(model.graph.initializers.values()):
         name = str(value.name).removesuffix(_QUANTIZED)
         if name not in taken and not value.is_graph_output():
@@ -109,7 +110,7 @@ def slim(model: ir.Model, keep: Collection[str]) -> None:
             _compact(value)
     common.DeduplicateInitializersPass(size_limit=_SHARED_BYTES)(model)
     version = model.opset_imports.get("", 1)
-    for node in model.graph.all_nodes():
+    for node in graph_nodes(model.graph):
         _drop_defaults(node, version)
         node.doc_string = None
         node.metadata_props.clear()
@@ -172,7 +173,7 @@ def _is_rank_default(node: ir.Node, attribute: ir.Attr) -> bool:
 
 def _forget_types(model: ir.Model) -> None:
     """Types of what a node computes or a tensor has; those of inputs and outputs stay."""
-    for graph in model.graphs():
+    for graph in graphs(model):
         kept = {*graph.inputs, *graph.outputs}
         for value in _values(graph):
             value.metadata_props.clear()
@@ -184,8 +185,8 @@ def _forget_types(model: ir.Model) -> None:
 
 def _shorten_names(model: ir.Model, keep: Collection[str]) -> None:
     """Rename what has no meaning to a user, the most used first; graphs do not share names."""
-    values = [value for graph in model.graphs() for value in _values(graph)]
-    public = {v for graph in model.graphs() for v in (*graph.inputs, *graph.outputs)}
+    values = [value for graph in graphs(model) for value in _values(graph)]
+    public = {v for graph in graphs(model) for v in (*graph.inputs, *graph.outputs)}
     renamed = [value for value in values if value not in public and value.name not in keep]
     taken = {str(value.name) for value in public} | set(keep)
     for index, value in enumerate(renamed):  # first out of each other's way

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgekit.export.graph import graph_nodes
+
 
 class NotExactError(Exception):
     """A rewrite would change what the model computes; the message says why in one sentence."""
@@ -65,14 +67,21 @@ class GraphPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=self.changes > 0)
 
     def rewrite(self, model: ir.Model) -> None:
-        """Offer each node to `rewrite_node`, and note what it refuses."""
-        for node in list(model.graph.all_nodes()):
+        """Offer each node to `rewrite_node` until none changes, and note what it refuses."""
+        while changes := self._visit(model):
+            self.changes += changes
+
+    def _visit(self, model: ir.Model) -> int:
+        self.refusals = []
+        changes = 0
+        for node in list(graph_nodes(model.graph)):
             if node.graph is None:  # removed together with another one
                 continue
             try:
-                self.changes += self.rewrite_node(model, node)
+                changes += self.rewrite_node(model, node)
             except NotExactError as reason:
                 self.refuse(node, str(reason))
+        return changes
 
     @abstractmethod
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:

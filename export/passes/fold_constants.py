@@ -15,19 +15,21 @@ Random operators, control flow and nodes with several outputs stay as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 
 import onnx_ir as ir
 from onnxscript.optimizer import FOLDED_FROM_KEY, fold_constants_ir
 
-from edgekit.export.graph import nodes
+from edgekit.export.graph import graphs, nodes
+from edgekit.export.liveness.shapes import shapes_known
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import stored
 
 # Elements.
 _INPUT_LIMIT = 1 << 20
 _OUTPUT_LIMIT = 4096
+_HIDDEN_DOMAIN = "edgekit.hidden"  # no model imports it, so that its operators are let be
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -35,10 +37,10 @@ class FoldConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold in place."""
-        with _defaults_hidden(model):
+        with _defaults_hidden(model), _splits_hidden(model):
             result = fold_constants_ir(
                 model,
-                onnx_shape_inference=True,
+                onnx_shape_inference=not shapes_known(model.graph),
                 input_size_limit=_INPUT_LIMIT,
                 output_size_limit=_OUTPUT_LIMIT,
                 should_fold=_should_fold,
@@ -50,20 +52,48 @@ class FoldConstants(ir.passes.InPlacePass):
 @contextmanager
 def _defaults_hidden(model: ir.Model) -> Iterator[None]:
     """Hide what graph inputs hold by default: onnxscript takes it for a constant in places."""
-    hidden = [
-        (value, value.const_value)
-        for value in model.graph.initializers.values()
-        if value.is_graph_input()
-    ]
+    initializers = model.graph.initializers
+    order = list(initializers.values())
+    hidden = [(value, value.const_value) for value in order if value.is_graph_input()]
     for value, _ in hidden:
-        model.graph.initializers.pop(str(value.name))
+        initializers.pop(str(value.name))
         value.const_value = None
     try:
         yield
     finally:
         for value, tensor in hidden:
             value.const_value = tensor
-            model.graph.initializers.add(value)
+            initializers.add(value)
+        if hidden:
+            _put_in_order(initializers, order)
+
+
+def _put_in_order(initializers: MutableMapping[str, ir.Value], order: Iterable[ir.Value]) -> None:
+    """Those that were there first as they were, then the new ones."""
+    old = [value for value in order if initializers.get(str(value.name)) is value]
+    known = set(old)
+    for value in (*old, *[v for v in initializers.values() if v not in known]):
+        name = str(value.name)
+        initializers[name] = initializers.pop(name)
+
+
+@contextmanager
+def _splits_hidden(model: ir.Model) -> Iterator[None]:
+    """Hide each SplitToSequence whose sizes are computed: onnxscript fails on a scalar one."""
+    hidden = [
+        node
+        for node in nodes(model)
+        if is_op(node, "SplitToSequence")
+        and len(node.inputs) > 1
+        and stored(node.inputs[1]) is None
+    ]
+    for node in hidden:
+        node.domain = _HIDDEN_DOMAIN
+    try:
+        yield
+    finally:
+        for node in hidden:
+            node.domain = ""
 
 
 def _should_fold(node: ir.Node) -> bool | None:
@@ -78,7 +108,7 @@ def _should_fold(node: ir.Node) -> bool | None:
 
 def _drop_notes(model: ir.Model) -> None:
     """Remove onnxscript's record of what each constant was folded from; it would be written out."""
-    for graph in model.graphs():
+    for graph in graphs(model):
         for value in graph.initializers.values():
             value.metadata_props.pop(FOLDED_FROM_KEY, None)
     for node in nodes(model):

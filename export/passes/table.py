@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
-    DeduplicateInitializersPass,
     RemoveUnusedFunctionsPass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
@@ -18,12 +17,11 @@ from edgekit.export.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.export.passes.fold_batch_norm_into_next import FoldBatchNormIntoNext
 from edgekit.export.passes.fold_batch_norm_through_concat import FoldBatchNormThroughConcat
 from edgekit.export.passes.fold_constants import FoldConstants
+from edgekit.export.passes.keep_outputs import KeepOutputs
+from edgekit.export.passes.merge_equal_constants import MergeEqualConstants
 from edgekit.export.passes.remove_identities import RemoveIdentities
 from edgekit.export.passes.strip_zero_channels import StripZeroChannels
 from edgekit.export.passes.turn_batch_norm_into_threshold import TurnBatchNormIntoThreshold
-
-# Elements; larger constants are not compared, as the comparison holds them all in memory.
-_COMPARED_LIMIT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class PassEntry:
     summary: str
 
 
-def _merge_constants() -> ir.passes.PassBase:
-    return DeduplicateInitializersPass(size_limit=_COMPARED_LIMIT)
+def _merge_subexpressions() -> ir.passes.PassBase:
+    return KeepOutputs(CommonSubexpressionEliminationPass())
 
 
 def _remove_unused() -> ir.passes.PassBase:
@@ -74,11 +72,9 @@ PASSES: dict[str, PassEntry] = {
         StripZeroChannels, "remove channels that are constant or that nothing reads"
     ),
     "merge-common-subexpressions": PassEntry(
-        CommonSubexpressionEliminationPass, "compute once what is computed twice (onnx-ir)"
+        _merge_subexpressions, "compute once what is computed twice (onnx-ir)"
     ),
-    "merge-equal-constants": PassEntry(
-        _merge_constants, "store once what is stored twice (onnx-ir)"
-    ),
+    "merge-equal-constants": PassEntry(MergeEqualConstants, "store once what is stored twice"),
     "remove-unused": PassEntry(
         _remove_unused, "remove nodes, constants, functions and opsets that nothing uses (onnx-ir)"
     ),

@@ -101,20 +101,22 @@ class TurnBatchNormIntoThreshold(GraphPass):
         """
         forms: list[_Form] = []
         reasons: list[str] = []
+        blocked = is_blocked(site.source, self._blocked)
+        own = cost_ps(site.op_types, blocked)
         for plan in _PLANS:
             try:
                 forms.append(plan(model, site))
             except NotExactError as reason:
                 reasons.append(str(reason))
+            if self.policy == "auto" and forms and _none_is_cheaper(site, forms[0], blocked):
+                break
         if not forms:
             raise NotExactError(reasons[0])
         why = f", as {reasons[0]}" if len(forms) < len(_PLANS) and reasons else ""
         if self.policy == "threshold":
             short = [form for form in forms if len(form.op_types(site)) <= len(site.op_types)]
             return (short or forms)[0], why
-        blocked = is_blocked(site.source, self._blocked)
         costs = [cost_ps(form.op_types(site), blocked) for form in forms]
-        own = cost_ps(site.op_types, blocked)
         if min(costs) > own:
             layout = "in" if blocked else "outside"
             raise NotExactError(
@@ -122,6 +124,15 @@ class TurnBatchNormIntoThreshold(GraphPass):
                 f"onnxruntime's blocked layout, {_words(site.op_types)} costs {own}{why}"
             )
         return forms[costs.index(min(costs))], why
+
+
+def _none_is_cheaper(site: Site, first: _Form, blocked: bool) -> bool:
+    """Whether the first form is as cheap as the others can be, or the site itself is cheaper."""
+    others = [(op_type, *site.op_types[1:]) for op_type in ("Add", "Conv")]
+    least = min(cost_ps(op_types, blocked) for op_types in others)
+    return (
+        cost_ps(first.op_types(site), blocked) <= least or cost_ps(site.op_types, blocked) < least
+    )
 
 
 def _words(op_types: tuple[str, ...]) -> str:

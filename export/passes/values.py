@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.export.graph import graphs
 from edgekit.export.passes.base import NotExactError, is_op, node_label
 
 FLOATS = (
@@ -141,7 +142,7 @@ def write_constant(
 
 def names(model: ir.Model) -> set[str]:
     """Every name of a value in the model, subgraphs included."""
-    values = (value for graph in model.graphs() for value in _all_values(graph))
+    values = (value for graph in graphs(model) for value in _all_values(graph))
     return {value.name for value in values if value.name is not None}
 
 

@@ -8,7 +8,9 @@ import onnx_ir as ir
 import pytest
 
 import edgekit.export.graph as graph_module
+from edgekit.commands.optimize import optimize_file
 from edgekit.export.graph import (
+    check_data_file,
     from_proto,
     load_graph,
     metadata,
@@ -20,7 +22,7 @@ from edgekit.export.graph import (
     to_proto,
 )
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs
-from edgekit.runtime.errors import InputError, ModelFileError
+from edgekit.runtime.errors import InputError, ModelFileError, OutputError
 from edgekit.runtime.preprocessing import Preprocessing
 
 CONV = "g (float[N,3,8,8] x) => (float[N,4,6,6] y) { y = Conv(x, w, b) }"
@@ -97,6 +99,37 @@ def test_saving_a_large_graph_over_its_own_external_data_keeps_its_values(
     weight = load_graph(path).graph.initializers["w"].const_value
     assert weight is not None
     np.testing.assert_array_equal(weight.numpy(), WEIGHT)
+
+
+def test_the_file_of_a_large_models_tensors_replaces_no_other(
+    external_conv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_module, "LARGEST_INLINE_BYTES", 100)
+    model, output = load_graph(external_conv), tmp_path / "out.onnx"
+    check_data_file(model, output)
+    data = tmp_path / "out.onnx.data"
+    data.write_text("another's")
+    with pytest.raises(OutputError, match=r"out\.onnx\.data: exists already"):
+        optimize_file(external_conv, output, verify=False)
+    assert data.read_text() == "another's"
+    assert not output.exists()
+    optimize_file(external_conv, output, verify=False, force=True)
+    assert data.stat().st_size == WEIGHT.nbytes
+
+
+def test_the_file_of_a_large_models_tensors_is_not_the_one_that_it_reads(
+    external_conv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_module, "LARGEST_INLINE_BYTES", 100)
+    own = external_conv.with_name("model.data")
+    own.rename(external_conv.with_name("out.onnx.data"))
+    proto = onnx.load(external_conv, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "out.onnx.data" if entry.key == "location" else entry.value
+    external_conv.write_bytes(proto.SerializeToString())
+    with pytest.raises(OutputError, match="the output is also the input"):
+        optimize_file(external_conv, external_conv.with_name("out.onnx"), verify=False, force=True)
 
 
 def test_a_graph_that_cannot_be_read_is_a_one_line_error(conv: ir.Model) -> None:
