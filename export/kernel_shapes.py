@@ -6,9 +6,11 @@ one first copies each window out, group by group, and multiplies what may be nar
 
 - a convolution of a few narrow groups becomes one of a single group whose other weights are zero;
 - an average pool without padding becomes a depthwise convolution of equal weights, as the pool's
-  own kernel goes through float32.
+  own kernel goes through float32;
+- a Concat that begins like another one reads that one, as copying a long row costs what a short one
+  does.
 
-Neither changes a result, save for the pool's rounding, which then happens once instead of twice.
+None changes a result, save for the pool's rounding, which then happens once instead of twice.
 The price is stored zeros, which `--pack` keeps as one bit each, and multiply-accumulates by zero.
 tests/peers/int8_kernels.py measures what each form costs.
 """
@@ -40,6 +42,7 @@ def fit_kernels(model: ir.Model, exclude: Collection[str] = ()) -> Counter[str]:
         How many nodes of each operator were rewritten.
     """
     done: Counter[str] = Counter()
+    joined: dict[tuple[ir.Value | None, ...], ir.Value] = {}
     for node in list(model.graph):
         if node.name in exclude:
             continue
@@ -47,7 +50,25 @@ def fit_kernels(model: ir.Model, exclude: Collection[str] = ()) -> Counter[str]:
             done["Conv"] += 1
         elif is_op(node, "AveragePool") and _pool_by_weights(model, node):
             done["AveragePool"] += 1
+        elif is_op(node, "Concat") and _nest(node, joined):
+            done["Concat"] += 1
     return done
+
+
+def _nest(node: ir.Node, joined: dict[tuple[ir.Value | None, ...], ir.Value]) -> bool:
+    """Read an earlier Concat in place of its inputs; `joined` holds those met so far."""
+    if node.attributes["axis"].as_int() != 1:
+        return False
+    inputs = tuple(node.inputs)
+    joined.setdefault(inputs, node.outputs[0])
+    for count in range(len(inputs) - 1, 1, -1):
+        if inputs[:count] in joined:
+            node.replace_input_with(0, joined[inputs[:count]])
+            for index, value in enumerate(inputs[count:], 1):
+                node.replace_input_with(index, value)
+            node.resize_inputs(1 + len(inputs) - count)
+            return True
+    return False
 
 
 def _join_groups(model: ir.Model, node: ir.Node) -> bool:
@@ -91,7 +112,7 @@ def _pool_by_weights(model: ir.Model, node: ir.Node) -> bool:
         or source.dtype != ir.DataType.FLOAT
         or padded
         or dilated
-        or attributes.get_int("ceil_mode", 0)
+        or attributes.get_int("ceil_mode", 0) != 0
         or int(np.prod(kernel)) > 16
     ):
         return False

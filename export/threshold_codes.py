@@ -7,6 +7,10 @@ threshold t, which a batch norm before a ReLU becomes (passes/turn_batch_norm_in
 
 exactly, as rounding keeps the order. So the pair around it goes, and with it traffic in float32.
 
+A limit is spread over the map by an Expand, which an engine computes once, at load: comparing two
+tensors of one shape is a single run over memory, one of a number for each channel starts over at
+every position.
+
 onnxruntime has Max and Min of 8-bit integers from 1.31 on. `runs_thresholds_on_codes` asks the one
 that is installed; without them the float form stays.
 """
@@ -88,7 +92,8 @@ def _rewrite(model: ir.Model, dequantize: ir.Node, chain: list[ir.Node]) -> int:
         codes = grid.quantize(limit.const_value.numpy())
         stored = ir.Value(name=name, const_value=ir.tensor(codes, name=name))
         model.graph.register_initializer(stored)
-        compare = ir.node(node.op_type, [value, stored], name=node.name)
+        spread = _spread(model, stored, result, chain[-1])
+        compare = ir.node(node.op_type, [value, spread], name=node.name)
         model.graph.insert_after(chain[-1], compare)
         value = compare.outputs[0]
         value.name = f"{node.outputs[0].name}_codes"
@@ -98,6 +103,29 @@ def _rewrite(model: ir.Model, dequantize: ir.Node, chain: list[ir.Node]) -> int:
         ir.convenience.replace_all_uses_with(quantizer.outputs[0], value)
     model.graph.remove([*quantizers, *reversed(chain)], safe=True)
     return len(chain)
+
+
+def _spread(model: ir.Model, limit: ir.Value, like: ir.Value, before: ir.Node) -> ir.Value:
+    """The limit at every position of a map of known size; as it is for any other."""
+    sides = tuple(like.shape or ())[1:]
+    known = [side for side in sides if isinstance(side, int)]
+    if len(known) < 2 or len(known) < len(sides):
+        return limit
+    assert limit.const_value is not None
+    if limit.const_value.size == int(np.prod(known)):
+        return limit
+    shape = "x".join(map(str, known))
+    stored = model.graph.initializers.get(f"shape_{shape}")
+    if stored is None:
+        tensor = ir.tensor(np.asarray(known, np.int64), name=f"shape_{shape}")
+        stored = ir.Value(name=tensor.name, const_value=tensor)
+        model.graph.register_initializer(stored)
+    expand = ir.node("Expand", [limit, stored], name=f"{limit.name}_spread")
+    model.graph.insert_before(before, expand)
+    spread = expand.outputs[0]
+    spread.name, spread.shape = f"{limit.name}_map", ir.Shape(known)
+    spread.type = ir.TensorType(limit.const_value.dtype)
+    return spread
 
 
 class Grid:

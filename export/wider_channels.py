@@ -1,7 +1,7 @@
 """Round narrow convolutions up to what onnxruntime computes directly, with zero filters; exact.
 
 From 16 outputs on onnxruntime computes a quantized convolution without copying windows out first
-(kernel_shapes.py). One of 12 to 15 outputs gets zero filters up to 16; the channels that they add
+(kernel_shapes.py). One of 8 to 15 outputs gets zero filters up to 16; the channels that they add
 hold zeros, run through Concats, pools, activations and thresholds, and meet zero weights in the
 convolutions that read them. A convolution whose added channels would reach anything else stays.
 """
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from edgekit.export.passes.base import is_op
 from edgekit.export.shared_scales import is_threshold
 
-FEWEST_OUTPUTS = 12
+FEWEST_OUTPUTS = 8
 DIRECT_OUTPUTS = 16
-# Below this many positions the fixed cost of a node outweighs its kernel's.
-_SMALLEST_MAP = 64
+# Elements of the output; below, what the added channels cost outweighs what the kernel saves.
+_SMALLEST_OUTPUT = 768
 
 _PASSING_OPS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")
 
@@ -55,7 +55,9 @@ def _is_narrow(node: ir.Node) -> bool:
     if weight is None or shape is None or len(shape) != 4 or weight[0, 0].size == 1:
         return False
     area = np.prod([side if isinstance(side, int) else 0 for side in shape[2:]])
-    return FEWEST_OUTPUTS <= len(weight) < DIRECT_OUTPUTS and bool(area >= _SMALLEST_MAP)
+    return FEWEST_OUTPUTS <= len(weight) < DIRECT_OUTPUTS and bool(
+        len(weight) * area >= _SMALLEST_OUTPUT
+    )
 
 
 def _constant(node: ir.Node, index: int) -> NDArray[np.float32] | None:
