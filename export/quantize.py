@@ -25,7 +25,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgekit.export.calibration import CalibrationReader, Feed
-from edgekit.export.calibrators import Progress
+from edgekit.export.calibrators import Calibrator, Progress
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
 from edgekit.export.half import (
     SMALLEST,
@@ -34,6 +34,7 @@ from edgekit.export.half import (
     to_fp16,
     to_fp16_storage,
 )
+from edgekit.export.keep_float import keep_float
 from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
 from edgekit.export.static import DEFAULT_METHOD, StaticOptions, to_static
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
@@ -41,6 +42,9 @@ from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import INPUT_TYPES, open_session
+
+# What nodes that are not quantized may be kept in.
+FALLBACKS = ("float", "int16", "fp16")
 
 _INITIALIZERS_ALONE = 4
 _QUANTIZED_OPS = re.compile(r"(Dynamic)?QuantizeLinear|DequantizeLinear|QLinear\w+|\w+Integer")
@@ -95,8 +99,9 @@ def quantize(
     precision: str,
     *,
     reader: CalibrationReader | Iterable[Feed] | None = None,
-    method: str = DEFAULT_METHOD,
+    method: str | Calibrator = DEFAULT_METHOD,
     exclude: str | None = None,
+    fallback: str = FALLBACKS[0],
     keep_io: bool = True,
     static: StaticOptions | None = None,
     progress: Progress | None = None,
@@ -108,8 +113,11 @@ def quantize(
         precision: A key of `PRECISIONS`.
         reader: Calibration data, for the precisions that need it: a `CalibrationReader`, or any
             iterable of `{input name: array}`. fp16 checks the range of activations on it.
-        method: A key of `CALIBRATORS`, for the precisions that need calibration.
+        method: A key of `CALIBRATORS`, or a calibrator, for the precisions that need calibration.
         exclude: Regular expression; nodes in whose name it is found stay float32.
+        fallback: What these nodes are kept in, one of `FALLBACKS`: float; for int8 also int16,
+            which gives their inputs and outputs 16 bits, or fp16, which only stores their weights
+            in half precision.
         keep_io: For fp16: leave the graph's inputs and outputs float32.
         static: For int8 and int16: how; `method` and `exclude` take the place of its own.
         progress: Called with calibration batches done and their total.
@@ -130,22 +138,36 @@ def quantize(
     entry = PRECISIONS[precision]
     if entry.calibrated and reader is None:
         raise InputError(f"{precision} needs calibration data: give some with --calib")
+    _check_fallback(fallback, precision)
     _check_float(model)
-    work = _prepare(model)
-    excluded = _excluded(work, exclude)
+    work = prepare(model)
+    chosen = _excluded(work, exclude)
+    wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
         reader = CalibrationReader.from_feeds(reader)
-    options = replace(static or StaticOptions(), method=method, exclude=excluded)
+    options = replace(static or StaticOptions(), method=method, exclude=excluded, wider=wider)
     job = _Job(work, reader, options, excluded, keep_io, progress)
     done = entry.convert(job)
     settings: dict[str, Any] = dict(done.settings)
     if exclude is not None:
-        settings |= {"exclude": exclude, "excluded": sorted(excluded)}
-    result = _finish(done.model, model, precision, settings)
+        settings |= {"exclude": exclude, "excluded": sorted(chosen), "fallback": fallback}
+    keep_float(done.model, excluded)
+    kept = _half_weights(done.model, chosen) if fallback == "fp16" else done.model
+    result = _finish(kept, model, precision, settings)
     converted, left = account(
         work, result, excluded, op_types=entry.op_types, weights_only=entry.weights_only
     )
     return QuantizeResult(result, QuantizeReport(precision, converted, left, done.notes, settings))
+
+
+def _check_fallback(fallback: str, precision: str) -> None:
+    if fallback not in FALLBACKS:
+        raise InputError(f"no fallback {fallback!r}; choose one of {', '.join(FALLBACKS)}")
+    if fallback != "float" and precision != "int8":
+        raise InputError(
+            f"--fallback {fallback} is for int8: with {precision} excluded nodes stay float32, "
+            "leave it out"
+        )
 
 
 def _check_float(model: ir.Model) -> None:
@@ -166,8 +188,11 @@ def _check_float(model: ir.Model) -> None:
         )
 
 
-def _prepare(model: ir.Model) -> ir.Model:
-    """A copy with constants as initializers, types inferred, and a name for every node."""
+def prepare(model: ir.Model) -> ir.Model:
+    """A copy with constants as initializers, types inferred, and a name for every node.
+
+    The names are those that `exclude` is looked for in.
+    """
     work = from_proto(to_proto(model))
     ir.passes.Sequential(
         common.InlinePass(),
@@ -267,6 +292,12 @@ def _half(job: _Job) -> _Done:
 def _half_storage(job: _Job) -> _Done:
     model, report = to_fp16_storage(job.model, exclude=job.exclude)
     return _Done(model, tuple(_half_notes(report)))
+
+
+def _half_weights(model: ir.Model, names: Collection[str]) -> ir.Model:
+    """The model with the weights of the nodes of these names stored in half precision."""
+    others = {str(node.name) for node in model.graph} - set(names)
+    return to_fp16_storage(model, exclude=others)[0]
 
 
 def _half_notes(report: HalfReport) -> Iterator[str]:
