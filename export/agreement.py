@@ -35,6 +35,11 @@ class Agreement:
     top1: float
     snr_db: float | None
 
+    def __str__(self) -> str:
+        samples = "held-out images" if self.held_out else "calibration images, as none are left"
+        noise = "no difference" if self.snr_db is None else f"logits {self.snr_db:.1f} dB"
+        return f"{self.top1:.2%} to the same class, {noise}, on {self.samples} {samples}"
+
 
 def agreement(
     before: ir.Model, after: ir.Model, feeds: Iterable[Feed], *, held_out: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edgekit.export.agreement import Agreement, agreement
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.calibrators import Calibrator, calibrator
 from edgekit.export.calibrators.cache import CalibrationFile
+from edgekit.export.quantize import PRECISIONS
 from edgekit.export.static import DEFAULT_METHOD
 from edgekit.runtime.data.digests import DigestedImages
 from edgekit.runtime.data.source import Split
@@ -57,93 +59,121 @@ class CacheUse:
     path: Path
     reused: bool
 
+    def __str__(self) -> str:
+        return f"ranges taken from {self.path}" if self.reused else f"ranges kept in {self.path}"
 
-def check_cache(path: Path, files: Iterable[Path]) -> None:
+
+def check_cache(path: Path | None, precision: str, files: Iterable[Path]) -> None:
     """Refuse a cache before any work is done.
 
+    Args:
+        path: The cache; None for none.
+        precision: What the model is converted to.
+        files: The model and its conversion, neither of which may be the cache.
+
     Raises:
-        OutputError: the file is one of `files`, or cannot be written.
-        InputError: it is the output's.
+        InputError: nothing is calibrated for that precision, or the file is the output's.
+        OutputError: the file is the model's, or cannot be written.
     """
+    if path is None:
+        return
+    if precision in PRECISIONS and not PRECISIONS[precision].calibrated:
+        raise InputError(f"--calib-cache: {precision} chooses no ranges; leave it out")
     models = list(files)
     check_output(path, force=True, inputs=models)
     if path.absolute() in [model.absolute() for model in models]:
         raise InputError(f"{path}: is the model's own file; choose another --calib-cache")
 
 
-def open_calibrator(
-    calibration: Calibration,
-    precision: str,
-    reader: CalibrationReader,
-    preprocessing: Preprocessing,
-    *,
-    force: bool,
-) -> tuple[Calibrator, CalibrationFile | None]:
-    """The calibrator of a conversion, and the file that keeps its ranges where there is one.
+@dataclass(frozen=True)
+class CalibrationRun:
+    """A calibration at work.
 
-    Raises:
-        InputError: there is no such method, or the file was made otherwise and `force` is not set.
-        DataError: the images cannot be read.
+    Attributes:
+        images: The training part that its samples are of.
+        reader: The samples.
+        method: Finds ranges on them.
+        left_over: Images that it does not see; None where it sees them all.
+        kept: The file that keeps the ranges, where there is one.
     """
-    levels = _LEVELS.get(precision, 256)
-    plain = calibrator(calibration.method, levels=levels)
-    if calibration.cache is None:
-        return plain, None
-    manifest = {
-        "method": calibration.method,
-        "method_settings": dict(plain.settings),
-        "levels": levels,
-        **reader.settings,
-        "preprocessing": preprocessing.to_metadata(),
-        "classes": reader.class_counts(),
-        "sample_hashes": [f"{digest:016x}" for digest in reader.digests().tolist()],
-        "edgekit": __version__,
-    }
-    kept = CalibrationFile(calibration.cache, manifest, replace=force)
-    return calibrator(calibration.method, levels=levels, cache=kept), kept
 
+    images: Split
+    reader: CalibrationReader
+    method: Calibrator
+    left_over: Split | None
+    kept: CalibrationFile | None
 
-def cache_use(kept: CalibrationFile | None) -> CacheUse | None:
-    """Write the cache, unless all of it was there, and say what became of it.
+    @classmethod
+    def open(
+        cls,
+        calibration: Calibration,
+        precision: str,
+        model: ir.Model,
+        preprocessing: Preprocessing,
+        *,
+        force: bool,
+    ) -> CalibrationRun:
+        """Find the samples, and the cache where there is one.
 
-    Raises:
-        OutputError: it cannot be written.
-    """
-    if kept is None:
-        return None
-    kept.save()
-    return CacheUse(kept.path, kept.reused)
+        Raises:
+            InputError: there is no such method, or the cache was made otherwise and `force` is not
+                set.
+            DataError: the images cannot be read, or do not fit the model.
+        """
+        images = calibration.data.load("train", preprocessing)
+        reader = CalibrationReader.from_split(
+            images, preprocessing, model, samples=calibration.samples, seed=calibration.seed
+        )
+        levels = _LEVELS.get(precision, 256)
+        method, kept = calibrator(calibration.method, levels=levels), None
+        if calibration.cache is not None:
+            manifest = _manifest(method, levels, reader, preprocessing)
+            kept = CalibrationFile(calibration.cache, manifest, replace=force)
+            method = calibrator(calibration.method, levels=levels, cache=kept)
+        return cls(images, reader, method, _left_over(images, reader), kept)
 
+    def agreement(
+        self, before: ir.Model, after: ir.Model, preprocessing: Preprocessing
+    ) -> Agreement | None:
+        """Compare a conversion with its origin on images that calibration did not use.
 
-def measure_agreement(
-    before: ir.Model,
-    after: ir.Model,
-    preprocessing: Preprocessing,
-    reader: CalibrationReader,
-    left_over: Split | None,
-) -> Agreement:
-    """Compare a conversion with its origin on images that calibration did not use.
+        Where it used all, those serve. None where nothing was calibrated.
 
-    Args:
-        before: The float32 model.
-        after: The quantized model.
-        preprocessing: That of both.
-        reader: The calibration data, which serves where no other images are left.
-        left_over: Training images that calibration did not use.
+        Raises:
+            EdgekitError: the images or a model cannot be used.
+        """
+        if not self.method.used:
+            return None
+        feeds, held_out = self.reader, False
+        if self.left_over is not None:
+            count = min(_AGREEMENT_SAMPLES, len(self.left_over))
+            # Fewer images than the model's fixed batch takes are as good as none.
+            with suppress(DataError):
+                feeds = CalibrationReader.from_split(
+                    self.left_over, preprocessing, before, samples=count
+                )
+                held_out = True
+        return agreement(before, after, feeds, held_out=held_out)
 
-    Raises:
-        EdgekitError: the images or a model cannot be used.
-    """
-    feeds, held_out = reader, False
-    if left_over is not None:
-        try:
-            feeds = CalibrationReader.from_split(
-                left_over, preprocessing, before, samples=min(_AGREEMENT_SAMPLES, len(left_over))
-            )
-            held_out = True
-        except DataError:  # fewer than the model's fixed batch takes
-            pass
-    return agreement(before, after, feeds, held_out=held_out)
+    def warn(self, evaluated: Split | None) -> tuple[str, ...]:
+        """Say what makes the calibration, or its evaluation on a split, doubtful."""
+        warnings = self.method.warnings
+        if evaluated is not None:
+            warnings += _overlap(self.reader, evaluated)
+        for warning in warnings:
+            console.say(f"warning: {warning}")
+        return warnings
+
+    def save_cache(self) -> CacheUse | None:
+        """Write the cache, unless all of it was there, and say what became of it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.kept is None:
+            return None
+        self.kept.save()
+        return CacheUse(self.kept.path, self.kept.reused)
 
 
 def digested(split: Split) -> Split:
@@ -151,13 +181,30 @@ def digested(split: Split) -> Split:
     return replace(split, images=DigestedImages(split.images))
 
 
-def overlap_warnings(reader: CalibrationReader, evaluated: Split) -> tuple[str, ...]:
-    """Tell of evaluation images that were calibrated on, byte for byte.
+def _manifest(
+    method: Calibrator, levels: int, reader: CalibrationReader, preprocessing: Preprocessing
+) -> dict[str, object]:
+    """All that decides the ranges of a model."""
+    return {
+        "method": method.name,
+        "method_settings": dict(method.settings),
+        "levels": levels,
+        **reader.settings,
+        "preprocessing": preprocessing.to_metadata(),
+        "classes": reader.class_counts(),
+        "sample_hashes": [f"{digest:016x}" for digest in reader.digests().tolist()],
+        "edgekit": __version__,
+    }
 
-    Args:
-        reader: The calibration data.
-        evaluated: What accuracy was measured on, from `digested`.
-    """
+
+def _left_over(split: Split, reader: CalibrationReader) -> Split | None:
+    assert reader.positions is not None
+    unseen = np.setdiff1d(np.arange(len(split)), reader.positions)
+    return split.take(unseen) if len(unseen) else None
+
+
+def _overlap(reader: CalibrationReader, evaluated: Split) -> tuple[str, ...]:
+    """Tell of evaluation images, from `digested`, that were calibrated on, byte for byte."""
     if not isinstance(evaluated.images, DigestedImages):
         return ()
     shared = int(np.isin(evaluated.images.digests, reader.digests()).sum())
@@ -167,9 +214,3 @@ def overlap_warnings(reader: CalibrationReader, evaluated: Split) -> tuple[str, 
         f"{shared:,} of {len(evaluated):,} evaluation images of {evaluated.name} are calibration "
         "images, byte for byte: the accuracy is that of images that the ranges were fitted to",
     )
-
-
-def tell(warnings: Iterable[str]) -> None:
-    """Say warnings on standard error."""
-    for warning in warnings:
-        console.say(f"warning: {warning}")

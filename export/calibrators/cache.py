@@ -53,7 +53,7 @@ class CalibrationFile(CalibrationCache):
 
     Attributes:
         path: The file.
-        reused: Whether the ranges come from it.
+        reused: Whether all ranges come from it.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], *, replace: bool = False) -> None:
@@ -72,6 +72,7 @@ class CalibrationFile(CalibrationCache):
         self.reused = False
         self._manifest = json.loads(json.dumps(manifest))
         self._replace = replace
+        self._of_this_run = False
         if path.exists():
             self._load()
 
@@ -96,9 +97,10 @@ class CalibrationFile(CalibrationCache):
         """
         known = super().find(digest)
         if known is None and self.reused:
-            if not self._replace:
+            if not self._of_this_run and not self._replace:
                 raise self._stale("the model, or what is done to it before calibration")
             self.reused = False
+        self._of_this_run = True
         return known
 
     def save(self) -> None:

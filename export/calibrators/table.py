@@ -36,6 +36,7 @@ class Calibrator:
     Attributes:
         name: The method's key in `CALIBRATORS`.
         warnings: What the data made doubtful so far, one sentence each.
+        used: Whether it was asked for any ranges.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Calibrator:
         """Use a method for `levels` codes, and `cache` for what is asked again."""
         self.name = name
         self.warnings: tuple[str, ...] = ()
+        self.used = False
         self._method = method
         self._levels = levels
         self._cache = CalibrationCache() if cache is None else cache
@@ -78,6 +80,7 @@ class Calibrator:
             ModelFileError: a tensor is not finite on the data.
             InputError: the cache is of another model.
         """
+        self.used = True
         digest = _digest(model, op_types)
         known = self._cache.find(digest)
         if known is None:
