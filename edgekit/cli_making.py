@@ -211,7 +211,8 @@ def quantize(
     method: Annotated[
         str | None,
         typer.Option(
-            help="How ranges are found: minmax (default), percentile or entropy.",
+            help="How ranges are found: minmax (default), moving-average, percentile, entropy "
+            "or mse.",
             show_default=False,
         ),
     ] = None,
@@ -255,7 +256,8 @@ def quantize(
         typer.Option(
             min=0,
             metavar="POINTS",
-            help="Fail (exit status 1, nothing written) if top-1 accuracy drops by more.",
+            help="Top-1 accuracy may drop by so much. Where it drops by more, the fewest layers "
+            "that mend it are kept in --fallback; exit status 1, the best file aside, if none do.",
             show_default=False,
         ),
     ] = None,
@@ -266,6 +268,28 @@ def quantize(
             metavar="DATA",
             help="What --max-drop is measured on, its test part. Default: the training images "
             "that calibration did not use.",
+            show_default=False,
+        ),
+    ] = None,
+    search_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Time to look for these layers. Default: 300.", show_default=False
+        ),
+    ] = None,
+    fallback: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="What layers of --exclude and --max-drop are kept in: float, int16 or fp16.",
+        ),
+    ] = "float",
+    calib_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep the ranges in FILE; a FILE that is there is used instead of calibrating, or "
+            "refused where model, images or method are others.",
             show_default=False,
         ),
     ] = None,
@@ -287,18 +311,23 @@ def quantize(
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Convert a model to a smaller precision; static ones calibrate on real images."""
+    from edgekit.commands.accuracy_drop import DropLimit
+    from edgekit.commands.calibrating import Calibration
     from edgekit.commands.images import DataSource, Normalization
     from edgekit.commands.packing import Packing
-    from edgekit.commands.quantize import Calibration, DropLimit, quantize_file
+    from edgekit.commands.quantize import quantize_file
     from edgekit.commands.target import TargetChoice
     from edgekit.tables import print_quantize
 
     def source(name: str | None) -> DataSource | None:
         return None if name is None else DataSource(name, data_dir, download)
 
-    draw = {"method": method, "samples": samples, "seed": seed}
-    options.refuse_idle(draw, needed="--calib", given=calib)
-    options.refuse_idle({"eval": evaluate}, needed="--max-drop", given=max_drop)
+    draw = {"method": method, "samples": samples, "seed": seed, "cache": calib_cache}
+    named = {"calib-cache" if name == "cache" else name: value for name, value in draw.items()}
+    options.refuse_idle(named, needed="--calib", given=calib)
+    idle = {"eval": evaluate, "search-seconds": search_seconds}
+    options.refuse_idle(idle, needed="--max-drop", given=max_drop)
+    limit = {"data": source(evaluate), "seconds": search_seconds}
     images = source(calib)
     result = quantize_file(
         model,
@@ -306,8 +335,9 @@ def quantize(
         precision=precision,
         calibration=None if images is None else Calibration(images, **options.given(draw)),
         exclude=exclude,
+        fallback=fallback,
         keep_io=keep_io,
-        max_drop=None if max_drop is None else DropLimit(max_drop, source(evaluate)),
+        max_drop=None if max_drop is None else DropLimit(max_drop, **options.given(limit)),
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
         calibration_report=calibration_report,
         target=TargetChoice(target, reduce_range),
@@ -315,3 +345,4 @@ def quantize(
         force=force,
     )
     print_quantize(result, format_)
+    result.check()

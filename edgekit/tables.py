@@ -25,6 +25,7 @@ from edgekit.commands.compare_text import comparison_pairs, comparison_tables
 from edgekit.commands.doctor import Diagnosis
 from edgekit.commands.doctor_text import diagnosis_pairs, diagnosis_tables
 from edgekit.commands.export import ExportResult
+from edgekit.commands.max_drop_text import search_pairs, search_table
 from edgekit.commands.optimize import OptimizeResult
 from edgekit.commands.predict import Prediction
 from edgekit.commands.quantize import QuantizeResult
@@ -176,15 +177,18 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
         *_packing_rows(result.packing),
         *((f"setting {key}", str(value)) for key, value in report.settings.items()),
     ]
+    if agreement := result.agreement:
+        rows.append(("agreement with float", str(agreement)))
+    if cache := result.calibration_cache:
+        rows.append(("calibration", str(cache)))
     if drop := result.drop:
-        rows.append(
-            (
-                "top-1 drop",
-                f"{drop.points:.2f} points, {drop.before:.2%} to {drop.after:.2%} on "
-                f"{drop.samples} images of {drop.data}",
-            )
-        )
+        rows.append(("top-1 drop", str(drop)))
+    if kept := result.kept_layers:
+        rows += search_pairs(kept)
     _print(_pairs(rows))
+    if kept:
+        _print_text_table(search_table(kept))
+        console.output().print()
     table = _table("operator", ">converted", ">left in float32", "because", "nodes")
     for op_type, number in report.converted.items():
         table.add_row(op_type, str(number), "", "", "")

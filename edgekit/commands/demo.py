@@ -14,11 +14,12 @@ from edgekit.bench.report.table import summary_markdown
 from edgekit.bench.results import BenchReport
 from edgekit.bench.settings import BenchSettings
 from edgekit.commands.bench import bench_files
+from edgekit.commands.calibrating import Calibration
 from edgekit.commands.export import export_checkpoint
 from edgekit.commands.images import DataSource
 from edgekit.commands.optimize import optimize_file
 from edgekit.commands.packing import Packing
-from edgekit.commands.quantize import Calibration, quantize_file
+from edgekit.commands.quantize import quantize_file
 from edgekit.commands.train import train_recipe
 from edgekit.export.quantize import PRECISIONS
 from edgekit.runtime.files import check_output, write_text

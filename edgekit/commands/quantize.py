@@ -2,90 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from edgekit import console
+from edgekit.commands.accuracy_drop import AccuracyDrop, DropLimit, DropMeter
+from edgekit.commands.calibrating import (
+    CacheUse,
+    Calibration,
+    CalibrationRun,
+    check_cache,
+    digested,
+)
 from edgekit.commands.calibration_report import check_calibration_report, report_calibration
-from edgekit.commands.images import AS_STORED, DataSource, Normalization
+from edgekit.commands.images import AS_STORED, Normalization, spread
+from edgekit.commands.max_drop import SENSITIVITY_IMAGES, KeptLayers, Search, best_path
 from edgekit.commands.packing import Packing
 from edgekit.commands.target import TargetChoice
-from edgekit.export.calibration import CalibrationReader, stratified_sample
-from edgekit.export.graph import (
-    load_graph,
-    model_preprocessing,
-    save_graph,
-    session_source,
-    set_metadata,
-)
+from edgekit.export import quantize as export
+from edgekit.export.agreement import Agreement
+from edgekit.export.calibration import CalibrationReader
+from edgekit.export.calibrators import Calibrator, Progress, calibrator
+from edgekit.export.graph import load_graph, model_preprocessing, save_graph, set_metadata
 from edgekit.export.pack import PackReport, check_unpacked
-from edgekit.export.quantize import quantize
 from edgekit.export.quantize_report import QuantizeReport
+from edgekit.export.sensitivity import Layer, layers
 from edgekit.export.static import DEFAULT_METHOD, StaticOptions
-from edgekit.runtime.accuracy import evaluate
-from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import AccuracyError, InputError
 from edgekit.runtime.files import check_output
 from edgekit.runtime.preprocessing import Preprocessing
-from edgekit.runtime.session import open_session
 
 THIS_MACHINE = TargetChoice()
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Which images a static conversion sees.
-
-    Attributes:
-        data: A data set, of which the training part is used.
-        method: How ranges are found.
-        samples: How many images; None for the default, or all where there are fewer.
-        seed: Draws them.
-    """
-
-    data: DataSource
-    method: str = DEFAULT_METHOD
-    samples: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class DropLimit:
-    """How much accuracy a conversion may cost.
-
-    Attributes:
-        points: Percentage points of top-1 accuracy.
-        data: A data set, of which the test part is used; None for the calibration data's training
-            images that calibration did not use.
-    """
-
-    points: float
-    data: DataSource | None = None
-
-
-@dataclass(frozen=True)
-class AccuracyDrop:
-    """What a conversion cost.
-
-    Attributes:
-        data: What it was measured on.
-        samples: Images.
-        before: Top-1 of the float model, 0 to 1.
-        after: Top-1 of the converted model, 0 to 1.
-    """
-
-    data: str
-    samples: int
-    before: float
-    after: float
-
-    @property
-    def points(self) -> float:
-        """Percentage points lost; negative where accuracy rose."""
-        return (self.before - self.after) * 100
+# Precisions whose layers can be spared one by one.
+CODED = ("int8", "int16", "dynamic-int8")
 
 
 @dataclass(frozen=True)
@@ -93,12 +45,16 @@ class QuantizeResult:
     """A converted model.
 
     Attributes:
-        output: The file.
+        output: The file that was written; where accuracy dropped too far, the best one aside.
         report: What became of each node.
         drop: What it cost; None where no limit was given.
         bytes_before: Size of the input file.
         bytes_after: Size of the output file.
         packing: How tensors were packed; None where that was not asked for.
+        kept_layers: How the search for layers to spare ended; None where there was none.
+        agreement: How closely it follows the float model; None where nothing was calibrated.
+        calibration_cache: What became of the file that keeps ranges; None where there is none.
+        warnings: What makes the calibration or its evaluation doubtful, one sentence each.
     """
 
     output: Path
@@ -107,6 +63,76 @@ class QuantizeResult:
     bytes_before: int
     bytes_after: int
     packing: PackReport | None = None
+    kept_layers: KeptLayers | None = None
+    agreement: Agreement | None = None
+    calibration_cache: CacheUse | None = None
+    warnings: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Fail where no layers were found whose keeping makes the model good enough.
+
+        Raises:
+            AccuracyError: the file that was asked for is not written.
+        """
+        kept = self.kept_layers
+        if kept is None or kept.met or self.drop is None:
+            return
+        after = f" after {kept.seconds:.0f} s" if kept.timed_out else ""
+        raise AccuracyError(
+            f"top-1 dropped {self.drop}, more than --max-drop {kept.limit:g}{after}: the best "
+            f"file found is {self.output}; try another --method, or more --samples"
+        )
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """A converted model on its way to the file."""
+
+    model: ir.Model
+    result: export.QuantizeResult
+    packed: PackReport | None = None
+
+    @property
+    def unpacked(self) -> ir.Model:
+        """The model before its tensors were packed."""
+        return self.result.model
+
+
+@dataclass(frozen=True)
+class _Converter:
+    """Everything that a conversion depends on but for what it leaves out.
+
+    `stored` is the preprocessing that the result is to carry in place of the model's.
+    """
+
+    model: ir.Model
+    precision: str
+    reader: CalibrationReader | None
+    method: Calibrator
+    fallback: str
+    keep_io: bool
+    static: StaticOptions
+    stored: Preprocessing | None
+    packing: Packing | None
+
+    def __call__(self, exclude: str | None, progress: Progress | None = None) -> _Conversion:
+        result = export.quantize(
+            self.model,
+            self.precision,
+            reader=self.reader,
+            method=self.method,
+            exclude=exclude,
+            fallback=self.fallback,
+            keep_io=self.keep_io,
+            static=self.static,
+            progress=progress,
+        )
+        if self.stored is not None:
+            set_metadata(result.model, self.stored.to_metadata())
+        if self.packing is None:
+            return _Conversion(result.model, result)
+        packed, report = self.packing.apply(result.model)
+        return _Conversion(packed, result, report)
 
 
 def quantize_file(
@@ -116,6 +142,7 @@ def quantize_file(
     precision: str = "int8",
     calibration: Calibration | None = None,
     exclude: str | None = None,
+    fallback: str = "float",
     keep_io: bool = True,
     max_drop: DropLimit | None = None,
     normalization: Normalization = AS_STORED,
@@ -132,8 +159,12 @@ def quantize_file(
         precision: A key of export.quantize.PRECISIONS.
         calibration: Images for the precisions that need them.
         exclude: Regular expression for the names of nodes that stay float32.
+        fallback: What these are kept in, and those that `max_drop` spares: one of
+            export.quantize.FALLBACKS.
         keep_io: For fp16: leave the model's input and output float32.
-        max_drop: Accuracy that may be lost; without it none is measured.
+        max_drop: Accuracy that may be lost; without it none is measured. Where a precision of
+            codes loses more, layers are looked for to spare; where none do, the best file that was
+            found is written to `max_drop.best_path(output)` instead of `output`.
         normalization: Mean and deviation in place of the model's.
         packing: Store the tensors packed; the accuracy that a codebook costs counts as lost.
         calibration_report: A file for the distribution and the range of each quantized tensor.
@@ -142,93 +173,107 @@ def quantize_file(
 
     Raises:
         EdgekitError: a file or the data cannot be used; AccuracyError if too much accuracy is
-            lost, in which case nothing is written.
+            lost and no layer can be spared, in which case nothing is written.
     """
-    check_output(output, force=force, inputs=[path])
     target.check(precision)
-    if calibration_report is not None:
-        check_calibration_report(calibration_report, precision, force=force, files=[path, output])
+    files = [path, output]
+    _check_outputs(files, precision, calibration_report, best=max_drop is not None, force=force)
+    check_cache(calibration.cache if calibration else None, precision, files)
     model = load_graph(path)
     check_unpacked(model)
     by_hand = normalization != AS_STORED
     preprocessing = normalization.of(model) if calibration or max_drop or by_hand else None
-    reader = held_out = None
+    run = held_out = None
     if preprocessing and calibration:
-        images = calibration.data.load("train", preprocessing)
-        reader = CalibrationReader.from_split(
-            images, preprocessing, model, samples=calibration.samples, seed=calibration.seed
-        )
-        held_out = _left_over(images, reader)
+        run = CalibrationRun.open(calibration, precision, model, preprocessing, force=force)
+        held_out = run.left_over
     if preprocessing and max_drop and max_drop.data:
-        held_out = max_drop.data.load("test", preprocessing)
+        held_out = digested(max_drop.data.load("test", preprocessing))
     if max_drop and held_out is None:
         raise InputError("--max-drop has no images to measure on; name some with --eval")
+    static = target.tune(StaticOptions())
+    reader = run.reader if run else None
+    # One calibrator for all conversions: it finds the ranges of a model once.
+    method = run.method if run else calibrator(DEFAULT_METHOD)
+    noted = preprocessing if by_hand or model_preprocessing(model) is None else None
+    convert = _Converter(
+        model, precision, reader, method, fallback, keep_io, static, noted, packing
+    )
     with console.progress("calibrating") as advance:
-        result = quantize(
-            model,
-            precision,
-            reader=reader,
-            method=calibration.method if calibration else DEFAULT_METHOD,
-            exclude=exclude,
-            keep_io=keep_io,
-            static=target.tune(StaticOptions()),
-            progress=advance,
-        )
-    if preprocessing and (by_hand or model_preprocessing(model) is None):
-        set_metadata(result.model, preprocessing.to_metadata())
-    for warning in target.warnings(result.model, output):
-        console.say(f"warning: {warning}")
-    converted, packed = result.model, None
-    if packing is not None:
-        converted, packed = packing.apply(converted)
-    drop = None
+        done = convert(exclude, advance)
+    drop = kept = None
     if preprocessing and max_drop and held_out:
         # A dynamic model takes its ranges from the whole batch; a device gives it one image.
         at_once = 1 if precision == "dynamic-int8" else None
-        drop = measure_drop(model, converted, preprocessing, held_out, at_once)
-        _check_drop(drop, max_drop, output)
-    save_graph(converted, output)
+        meter = DropMeter(model, preprocessing, held_out, at_once)
+        drop = meter.drop(done.model)
+        if drop.points > max_drop.points:
+            samples = preprocessing(spread(run.images if run else held_out, SENSITIVITY_IMAGES))
+            parts = _layers(model, done.result, drop, max_drop, output)
+            names = (precision, fallback)
+            search = Search(model, parts, convert, meter, max_drop, samples, exclude, names)
+            found = search.run(done, drop)
+            done, drop, kept = found.conversion, found.drop, found.kept
+            output = output if kept.met else best_path(output)
+    for warning in target.warnings(done.result.model, output):
+        console.say(f"warning: {warning}")
+    warnings = run.warn(held_out) if run else ()
+    agreement = run.agreement(model, done.model, preprocessing) if run and preprocessing else None
+    save_graph(done.model, output)
+    cache = run.save_cache() if run else None
     if calibration_report is not None and reader is not None:
-        report_calibration(calibration_report, model, result, reader, output)
+        report_calibration(calibration_report, model, done.result, reader, output)
     sizes = path.stat().st_size, output.stat().st_size
-    return QuantizeResult(output, result.report, drop, *sizes, packed)
+    return QuantizeResult(
+        output,
+        done.result.report,
+        drop,
+        *sizes,
+        done.packed,
+        kept,
+        agreement,
+        cache,
+        warnings,
+    )
 
 
-def measure_drop(
-    before: ir.Model,
-    after: ir.Model,
-    preprocessing: Preprocessing,
-    split: Split,
-    batch_size: int | None = None,
-) -> AccuracyDrop:
-    """Accuracy of a model and of its conversion on the same images, `batch_size` at once.
+def _check_outputs(
+    files: Sequence[Path],
+    precision: str,
+    calibration_report: Path | None,
+    *,
+    best: bool,
+    force: bool,
+) -> None:
+    """Refuse files before any work is done: the model's, its conversion's and the report's.
+
+    `best` says whether a file may be put aside.
+    """
+    path, output = files
+    check_output(output, force=force, inputs=[path])
+    if best and precision in CODED:
+        check_output(best_path(output), force=force, inputs=[path])
+    if calibration_report is not None:
+        check_calibration_report(calibration_report, precision, force=force, files=files)
+
+
+def _layers(
+    model: ir.Model,
+    result: export.QuantizeResult,
+    drop: AccuracyDrop,
+    limit: DropLimit,
+    output: Path,
+) -> tuple[Layer, ...]:
+    """The layers of which some may be spared, so that a conversion keeps to its limit.
 
     Raises:
-        DataError: the images do not fit the models.
+        AccuracyError: the precision is one of floating point, or there are not two layers.
     """
-    top1 = []
-    for label, model in (("float", before), ("converted", after)):
-        with session_source(model) as source, console.progress(f"accuracy, {label}") as advance:
-            session = open_session(source)
-            result = evaluate(
-                session, preprocessing, split, batch_size=batch_size, progress=advance
-            )
-            top1.append(result.top1)
-    return AccuracyDrop(f"{split.name} ({split.part})", len(split), *top1)
-
-
-def _left_over(split: Split, reader: CalibrationReader) -> Split | None:
-    """The images that calibration does not see; None where it sees them all."""
-    samples, seed = reader.settings["samples"], reader.settings["seed"]
-    seen = stratified_sample(split.labels, samples, seed)
-    unseen = np.setdiff1d(np.arange(len(split)), seen)
-    return split.take(unseen) if len(unseen) else None
-
-
-def _check_drop(drop: AccuracyDrop, limit: DropLimit, output: Path) -> None:
-    if drop.points > limit.points:
+    left = {node.node for node in result.report.left}
+    parts = layers(export.prepare(model), left) if result.report.precision in CODED else ()
+    if len(parts) < 2:
         raise AccuracyError(
-            f"{output}: not written: top-1 dropped {drop.points:.2f} points, from "
-            f"{drop.before:.2%} to {drop.after:.2%} on {drop.samples} images of {drop.data}, more "
-            f"than --max-drop {limit.points:g}; try another --method, more --samples, or --exclude"
+            f"{output}: not written: top-1 dropped {drop}, more than --max-drop "
+            f"{limit.points:g}; try another --method, more --samples, or another --precision"
         )
+    return parts
