@@ -76,8 +76,8 @@ def find_grid(weight: NDArray[np.floating], axis: int, largest: int = 127) -> We
 
 def _fits(rows: Floats, peaks: Floats, level: int) -> NDArray[np.bool_]:
     codes = rows * (level / peaks)[:, None]
-    fits: NDArray[np.bool_] = (np.abs(codes - np.round(codes)) <= _TOLERANCE).all(axis=1)
-    return fits
+    off: Floats = np.abs(codes - np.round(codes)).max(axis=1)
+    return off <= _TOLERANCE
 
 
 def weight_grids(model: ir.Model, largest: int = 127) -> Mapping[str, WeightGrid]:
@@ -94,7 +94,7 @@ def weight_grids(model: ir.Model, largest: int = 127) -> Mapping[str, WeightGrid
             continue
         values = weight.const_value.numpy()
         axis = _OUTPUT_AXIS[node.op_type]
-        if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0:
             axis = 0
         if values.dtype == np.float32 and (values.ndim == 2 or node.op_type == "Conv"):
             grid = find_grid(values, axis, largest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import torch
@@ -57,6 +57,13 @@ class WeightAverage(nn.Module):
             kept = value.clone()
             value.copy_(average)
             average.copy_(kept)
+
+    @torch.no_grad()
+    def restart(self, network: nn.Module, names: Iterable[str]) -> None:
+        """Begin the averages of some of the network's tensors anew, at their present values."""
+        values = network.state_dict()
+        for name in names:
+            self.get_buffer(_buffer_name(name)).copy_(values[name])
 
     @torch.no_grad()
     def multiply(self, masks: dict[str, Tensor]) -> None:

@@ -34,6 +34,7 @@ from edgekit.train.distill import Distillation
 from edgekit.train.ema import WeightAverage
 from edgekit.train.optim import make_optimizer, make_schedule, side_at
 from edgekit.train.prune_weights import WeightPruning, sparsity_of
+from edgekit.train.quantization import Quantization
 from edgekit.train.recipe_keys import AugmentRecipe, TrainRecipe
 
 CHECK_EVERY = 50  # steps between two looks at the losses, each of which waits for the accelerator
@@ -75,6 +76,7 @@ class TrainingModule(L.LightningModule):
         seed: Seed of all draws.
         pruning: Masks over the weights.
         distillation: A teacher.
+        quantization: Of the network.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class TrainingModule(L.LightningModule):
         seed: int,
         pruning: WeightPruning | None = None,
         distillation: Distillation | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -98,6 +101,7 @@ class TrainingModule(L.LightningModule):
         self._data = data
         self._seed = seed
         self._distillation = distillation
+        self._quantization = quantization
         self._compiled = CompiledNetwork(network, compile=train.compile)
         self._normalize = Normalize(data.preprocessing, channels_last=train.channels_last)
         self._augmentation = Augmentation(augment, self._normalize, data.num_classes)
@@ -172,10 +176,15 @@ class TrainingModule(L.LightningModule):
             self._distillation.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch's draws."""
+        """Seed the epoch's draws, and round what is to be rounded from this epoch on."""
         key = (self._seed * 1_000_003 + self.current_epoch) * 1_009 + self.trainer.global_rank
         torch.manual_seed(key % 2**63)
         self._loss_sum, self._loss_count = 0.0, 0
+        if self._quantization is not None:
+            self._quantization.set_epoch(self.current_epoch)
+            names = self._quantization.set_scales(self.current_epoch)
+            if self.average is not None:
+                self.average.restart(self.network, names)
         self._epoch_began = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -278,3 +287,5 @@ class TrainingModule(L.LightningModule):
         """Take it back."""
         self._steps = checkpoint[_STATE_KEY]["steps"]
         self.history = checkpoint[_STATE_KEY]["history"]
+        if self._quantization is not None:  # there may be no further epoch
+            self._quantization.set_epoch(checkpoint["epoch"])

@@ -11,6 +11,7 @@ from edgekit.runtime.errors import RecipeError
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "step", "none"]
+QuantizeMethod = Literal["straight-through", "learned-step"]
 DistillSchedule = Literal["constant", "linear", "cosine"]
 
 MIN_SIDE = 8  # pixels that every architecture takes
@@ -161,6 +162,27 @@ class DistillRecipe:
 
 
 @dataclass(frozen=True)
+class QuantizeRecipe:
+    """Quantization-aware training: in the last stage, of all convolutions and linear layers.
+
+    Attributes:
+        weight_bits: 2 to 8, with a symmetric scale for each output channel.
+        activation_bits: 4 to 8, of what these layers read.
+        method: "learned-step" trains the scales, "straight-through" takes them from the ranges.
+        begin: Where rounding begins, as a share of the epochs, after the first of them; before,
+            ranges are observed.
+        freeze: Where the statistics of batch normalization and the observed ranges are frozen, as
+            a share of the epochs; late, when the learning rate is low, or training diverges.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    method: QuantizeMethod = "learned-step"
+    begin: float = 0.1
+    freeze: float = 0.9
+
+
+@dataclass(frozen=True)
 class RecipeKeys:
     """Everything a recipe's file can say."""
 
@@ -173,6 +195,7 @@ class RecipeKeys:
     prune: PruneRecipe | None = None
     prune_channels: PruneChannelsRecipe | None = None
     distill: DistillRecipe | None = None
+    quantize: QuantizeRecipe | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model.get("name"), str):
@@ -247,6 +270,10 @@ RANGES: dict[str, Rule] = {
     "prune_channels.round_to": _COUNT,
     "distill.temperature": _POSITIVE,
     "distill.weight": _UNIT,
+    "quantize.weight_bits": Rule(lambda v: 2 <= v <= 8, "from 2 to 8"),
+    "quantize.activation_bits": Rule(lambda v: 4 <= v <= 8, "from 4 to 8"),
+    "quantize.begin": _SHARE,
+    "quantize.freeze": _UNIT,
 }
 
 
@@ -268,8 +295,23 @@ def _check_together(keys: RecipeKeys) -> None:
             f"{train.epochs - 1} for the step schedule"
         )
     _check_resolutions(train)
+    _check_quantize(keys)
     if prune is not None and prune.begin >= prune.end:
         raise RecipeError(f"prune.begin: {prune.begin:g} must be below prune.end, {prune.end:g}")
+
+
+def _check_quantize(keys: RecipeKeys) -> None:
+    quantize, channels = keys.quantize, keys.prune_channels
+    if quantize is None:
+        return
+    if quantize.begin > quantize.freeze:
+        raise RecipeError(
+            f"quantize.begin: {quantize.begin:g} must not be above quantize.freeze, "
+            f"{quantize.freeze:g}"
+        )
+    key = "train.epochs" if channels is None else "prune_channels.fine_tune_epochs"
+    if (keys.train.epochs if channels is None else channels.fine_tune_epochs) < 2:
+        raise RecipeError(f"{key}: must be at least 2 with quantize, which observes in the first")
 
 
 def _check_resolutions(train: TrainRecipe) -> None:

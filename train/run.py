@@ -22,9 +22,10 @@ from edgekit.train.lightning_module import TrainingData, TrainingModule
 from edgekit.train.models.table import build_model
 from edgekit.train.prune_channels import ChannelPruning, prune_channels
 from edgekit.train.prune_weights import WeightPruning, cubic_schedule, sparsity_of
+from edgekit.train.quantization import Quantization, plain_state
 from edgekit.train.rank import is_first_process, wait_for_all
 from edgekit.train.recipe import Recipe
-from edgekit.train.recipe_keys import PruneChannelsRecipe, TrainRecipe
+from edgekit.train.recipe_keys import PruneChannelsRecipe, QuantizeRecipe, TrainRecipe
 from edgekit.train.run_folder import (
     FINE_TUNE,
     MODEL,
@@ -87,6 +88,8 @@ def run_recipe(
             f"train.batch_size: {recipe.train.batch_size} images do not divide among "
             f"{where.processes} devices"
         )
+    if where.processes > 1 and recipe.quantize and recipe.quantize.method == "learned-step":
+        raise RecipeError('quantize.method: "learned-step" trains on one device; give --devices 1')
     check_output(run_dir / RECIPE, force=True)
     with torch.random.fork_rng(devices=[]):
         data = load_training_data(recipe, data_dir=data_dir, download=download)
@@ -141,7 +144,8 @@ class _Run:
             pruning = WeightPruning(network, cubic_schedule(prune, train.epochs, steps_per_epoch))
         elif sparsity_of(network):  # as a checkpoint left it
             pruning = WeightPruning(network, None)
-        return self._stage(network, train, pruning, self.folder, "training", target)
+        quantize = None if self.recipe.prune_channels else self.recipe.quantize
+        return self._stage(network, train, pruning, quantize, self.folder, target)
 
     def _fine_tune(
         self, channels: PruneChannelsRecipe, trained: Path
@@ -162,19 +166,21 @@ class _Run:
         pruning = WeightPruning(network, None) if sparsity_of(network) else None
         folder = self.folder / FINE_TUNE
         target = self.folder / MODEL
-        return self._stage(network, train, pruning, folder, "fine-tuning", target), cut
+        quantize = self.recipe.quantize
+        return self._stage(network, train, pruning, quantize, folder, target), cut
 
     def _stage(
         self,
         network: nn.Module,
         train: TrainRecipe,
         pruning: WeightPruning | None,
+        quantize: QuantizeRecipe | None,
         folder: Path,
-        title: str,
         target: Path,
     ) -> History:
         if train.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        quantization = None if quantize is None else Quantization(network, quantize, train.epochs)
         module = TrainingModule(
             network,
             train,
@@ -183,12 +189,13 @@ class _Run:
             seed=self.recipe.seed,
             pruning=pruning,
             distillation=self.distillation,
+            quantization=quantization,
         )
         fit(
             module,
             train,
             folder,
-            title=title,
+            title="training" if folder == self.folder else "fine-tuning",
             devices=self.devices,
             resume=self.resume,
             progress=self.progress,
@@ -213,7 +220,7 @@ class _Run:
                 preprocessing=preprocessing,
                 data=self.recipe.data.name,
                 recipe=self.recipe.text,
-                state={name: t.cpu().contiguous() for name, t in network.state_dict().items()},
+                state=plain_state(network),
             ),
             target,
         )

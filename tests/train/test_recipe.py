@@ -91,6 +91,9 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         ("resolutions = [[0, 8], [10, 8]]", r"less than train\.epochs, which is 10"),
         ("[prune]\nsparsity = 1.0", r"prune\.sparsity: 1\.0 is out of range; .* below 1"),
         ("[prune]\nsparsity = 0.5\nbegin = 0.8", r"prune\.begin: 0\.8 must be below prune\.end"),
+        ("[quantize]\nweight_bits = 1", r"quantize\.weight_bits: 1 is out of range; .* 2 to 8"),
+        ("[quantize]\nbegin = 0.95", r"quantize\.begin: 0\.95 must not be above quantize\.freeze"),
+        ('[quantize]\nmethod = "guess"', r"quantize\.method: expected one of"),
         ("[prune]\nend = 0.5", r"prune\.sparsity: this key is missing"),
         ("[prune_channels]\nratio = 0.5", r"prune_channels\.fine_tune_epochs: this key is missing"),
         ('[distill]\nteacher = "t"\ntemperature = 0', r"distill\.temperature: 0.* above 0"),
@@ -117,8 +120,8 @@ def test_image_sides_are_checked() -> None:
 
 def test_every_range_belongs_to_a_key_that_exists() -> None:
     full = parse_recipe(
-        MINIMAL + "[prune]\nsparsity = 0.5\n[prune_channels]\nratio = 0.5\nfine_tune_epochs = 1\n"
-        '[distill]\nteacher = "t"\n',
+        MINIMAL + "[prune]\nsparsity = 0.5\n[prune_channels]\nratio = 0.5\nfine_tune_epochs = 2\n"
+        '[distill]\nteacher = "t"\n[quantize]\n',
         origin="full",
     )
     for key in RANGES:
@@ -126,3 +129,9 @@ def test_every_range_belongs_to_a_key_that_exists() -> None:
         for name in key.split("."):
             part = getattr(part, name)
         assert isinstance(part, int | float), key
+
+
+def test_quantizing_needs_an_epoch_to_observe() -> None:
+    text = MINIMAL.replace("epochs = 10", "epochs = 1") + "[quantize]\n"
+    with pytest.raises(RecipeError, match=r"train\.epochs: must be at least 2 with quantize"):
+        parse_recipe(text, origin="r.toml")

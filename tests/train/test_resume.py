@@ -39,6 +39,8 @@ every_steps = 3
 [prune_channels]
 ratio = 0.3
 fine_tune_epochs = 3
+[quantize]
+weight_bits = 4
 """
 CODE = """
 import sys
