@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from edgekit.export.calibration import CalibrationReader, stratified_sample
 from edgekit.export.calibrators import CALIBRATORS, calibrator
 from edgekit.export.graph import to_proto
+from edgekit.runtime.data.digests import digest
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.errors import DataError, InputError, ModelFileError
@@ -123,6 +125,91 @@ def test_any_iterable_of_feeds_can_be_read_twice() -> None:
     assert reader.settings == {"data": "custom", "samples": 32}
 
 
+class Peer:
+    """A reader as one writes it for onnxruntime, which can be read once."""
+
+    def __init__(self, count: int) -> None:
+        self._feeds = random_feeds(count)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return next(self._feeds, None)
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "iterable", "onnxruntime"])
+def test_whatever_gives_batches_can_be_read(kind: str, model: ir.Model) -> None:
+    feeds: object = {
+        "list": lambda: list(random_feeds()),
+        "generator": random_feeds,
+        "iterable": lambda: dict(enumerate(random_feeds())).values(),
+        "onnxruntime": lambda: Peer(4),
+    }[kind]()
+    reader = CalibrationReader.from_feeds(feeds)
+    expected = calibrator("mse").ranges(
+        model, CalibrationReader.from_feeds(list(random_feeds())), ("Conv",)
+    )
+    for _ in range(2):
+        assert calibrator("mse").ranges(model, reader, ("Conv",)) == expected
+    assert reader.settings["samples"] == 32
+    assert len(reader.digests()) == 32
+
+
+@pytest.mark.parametrize("kind", ["generator", "onnxruntime"])
+def test_what_is_read_once_is_kept_on_disk_and_not_in_memory(kind: str) -> None:
+    count, size = 60, 256
+    one_batch = size * 8 * 8 * 4
+    feeds: object = random_feeds(count, size)
+    if kind == "onnxruntime":
+        feeds = Peer(0)
+        feeds._feeds = random_feeds(count, size)
+    tracemalloc.start()
+    reader = CalibrationReader.from_feeds(feeds)
+    assert sum(len(feed["input"]) for feed in reader) == count * size
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * one_batch < count * one_batch
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        (3, "calibration data is int: give batches"),
+        (iter([np.zeros(3)]), "batch of calibration data is ndarray"),
+        (iter([{"input": [1, 2]}]), "with arrays of numpy"),
+        (iter([{"input": np.array([None])}]), "with arrays of numpy"),
+    ],
+)
+def test_what_gives_no_batches_is_refused(feeds: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        CalibrationReader.from_feeds(feeds)
+
+
+def test_doubtful_samples_are_told(split: Split, model: ir.Model) -> None:
+    def warnings(split: Split, samples: int) -> tuple[str, ...]:
+        return CalibrationReader.from_split(split, DIGITS, model, samples=samples).warnings()
+
+    assert warnings(split, 200) == ()
+    assert warnings(split, 99) == ("99 calibration samples are few; give 100 or more --samples",)
+    without = split.take(np.flatnonzero(~np.isin(split.labels, [3, 8])))
+    (missing,) = warnings(without, 200)
+    assert missing.startswith("no calibration sample is of class '3' and 1 more")
+    rare = np.concatenate(
+        [np.flatnonzero(split.labels != 5), np.flatnonzero(split.labels == 5)[:9]]
+    )
+    (few,) = warnings(split.take(rare), len(rare))
+    assert few.startswith("fewer than 10 calibration samples are of class '5';")
+
+
+def test_samples_are_known_by_their_place_in_the_split(split: Split, model: ir.Model) -> None:
+    reader = CalibrationReader.from_split(split, DIGITS, model, samples=50)
+    assert reader.positions is not None
+    assert reader.sample_name(7) == f"image {reader.positions[7]} of digits's train part"
+    pixels = split.images.read(reader.positions)
+    assert reader.digests().tolist() == [digest(image) for image in pixels]
+    counts = reader.class_counts()
+    assert counts is not None
+    assert list(counts.values()) == np.bincount(split.labels[reader.positions]).tolist()
+
+
 def broken(kind: str) -> list[dict[str, NDArray[Any]]]:
     feeds = [copy.deepcopy(feed) for feed in random_feeds()]
     one = feeds[0]["input"][:1]
@@ -133,6 +220,8 @@ def broken(kind: str) -> list[dict[str, NDArray[Any]]]:
             feeds[1]["input"] = feeds[1]["input"][:0]
         case "identical":
             return [{"input": np.repeat(one, 8, axis=0)} for _ in range(2)]
+        case "zeros":
+            return [{"input": np.zeros((8, 1, 8, 8), np.float32)} for _ in range(3)]
         case "flat":
             return [{"input": np.full((1, 1, 8, 8), 0.5, np.float32)}]
         case "nan":
@@ -150,6 +239,7 @@ def broken(kind: str) -> list[dict[str, NDArray[Any]]]:
         ("none", "at least one sample"),
         ("empty", "batch without samples"),
         ("identical", "constant: all 16 samples"),
+        ("zeros", "constant: all 24 samples"),
         ("flat", "constant: all 1 samples"),
         ("nan", "not finite"),
         ("infinite", "not finite"),

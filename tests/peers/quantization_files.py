@@ -34,9 +34,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench.engines import find_engine
+from edgekit.commands.calibrating import Calibration
 from edgekit.commands.images import DataSource
 from edgekit.commands.optimize import optimize_file
-from edgekit.commands.quantize import Calibration, quantize_file
+from edgekit.commands.quantize import quantize_file
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import load_graph, model_preprocessing, save_graph
 from edgekit.export.quiet import quiet

@@ -1,0 +1,149 @@
+"""What `edgekit quantize` says of its calibration: cache, warnings, overlap, agreement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgekit.runtime.data.load import load_split
+
+Quantize = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def quantize(edgekit: Any, model: Path, tmp_path: Path) -> Quantize:
+    """Quantize the model and return what is told as JSON, with standard error under `said`."""
+
+    def run(*arguments: object, status: int = 0) -> dict[str, Any]:
+        output = tmp_path / f"{len(list(tmp_path.iterdir()))}.onnx"
+        outcome = edgekit("quantize", model, "-o", output, *arguments, "--format", "json")
+        assert outcome.status == status, outcome
+        told: dict[str, Any] = json.loads(outcome.out)
+        return {**told, "said": outcome.err, "bytes": output.read_bytes()}
+
+    return run
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Digits whose first 30 test images are training images."""
+    train, test = load_split("digits", "train"), load_split("digits", "test")
+    images = train.images.read(np.arange(400)), test.images.read(np.arange(100))
+    images[1][:30] = images[0][:30]
+    path = tmp_path / "mixed.npz"
+    np.savez(
+        path,
+        x_train=images[0],
+        y_train=train.labels[:400],
+        x_test=images[1],
+        y_test=test.labels[:100],
+    )
+    return path
+
+
+def test_a_cache_makes_the_same_model_without_calibrating(
+    quantize: Quantize, tmp_path: Path
+) -> None:
+    cache = tmp_path / "ranges.json"
+    arguments = ("--calib", "digits", "--method", "percentile", "--calib-cache", cache)
+    first = quantize(*arguments)
+    assert first["calibration_cache"] == {"path": str(cache), "reused": False}
+    content = json.loads(cache.read_text())
+    manifest = content["manifest"]
+    assert manifest["samples"] == len(manifest["sample_hashes"]) == 512
+    assert sum(manifest["classes"].values()) == 512
+    again = quantize(*arguments)
+    assert again["calibration_cache"] == {"path": str(cache), "reused": True}
+    assert again["bytes"] == first["bytes"]
+    for found in content["models"].values():
+        found["ranges"] = {
+            name: [low / 9, high / 9] for name, (low, high) in found["ranges"].items()
+        }
+    cache.write_text(json.dumps(content))
+    assert quantize(*arguments)["bytes"] != first["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        (("--seed", 1), "seed"),
+        (("--samples", 300), "samples"),
+        (("--method", "mse"), "method"),
+        (("--mean", "0.1", "--std", "1"), "preprocessing"),
+    ],
+)
+def test_a_stale_cache_is_refused_and_replaced_when_told(
+    quantize: Quantize, refuses: Any, model: Path, tmp_path: Path, change: Any, differs: str
+) -> None:
+    cache, output = tmp_path / "ranges.json", tmp_path / "new.onnx"
+    quantize("--calib", "digits", "--calib-cache", cache)
+    before = cache.read_bytes()
+    stale = ("quantize", model, "-o", output, "--calib", "digits", "--calib-cache", cache, *change)
+    outcome = refuses(*stale)
+    assert f"otherwise: {differs}" in outcome.err
+    assert not output.exists()
+    assert cache.read_bytes() == before
+    quantize("--calib", "digits", "--calib-cache", cache, *change, "--force")
+    assert cache.read_bytes() != before
+
+
+def test_a_cache_goes_with_calibration_and_is_no_model(
+    refuses: Any, model: Path, tmp_path: Path
+) -> None:
+    output, cache = tmp_path / "new.onnx", tmp_path / "ranges.json"
+    command = ("quantize", model, "-o", output, "--calib-cache")
+    assert "--calib" in refuses(*command, cache).err
+    for path in (model, output):
+        assert "choose another" in refuses(*command, path, "--calib", "digits").err
+    idle = (*command, cache, "--calib", "digits", "--precision", "fp16")
+    assert "chooses no ranges" in refuses(*idle).err
+    assert not cache.exists()
+    assert not output.exists()
+
+
+def test_evaluation_on_calibration_images_is_told(quantize: Quantize, archive: Path) -> None:
+    limits = ("--max-drop", 100, "--eval", archive)
+    found = quantize("--calib", archive, "--samples", 400, *limits)
+    (warning,) = found["warnings"]
+    assert warning.startswith("30 of 100 evaluation images of ")
+    assert f"warning: {warning}" in found["said"]
+    few = quantize("--calib", "digits", *limits)["warnings"]
+    assert len(few) <= 1  # some of the thirty may be among digits' own 512
+    assert quantize("--calib", "digits", "--max-drop", 100, "--eval", "digits")["warnings"] == []
+
+
+def test_doubtful_calibration_is_told(quantize: Quantize) -> None:
+    found = quantize("--calib", "digits", "--samples", 40)
+    assert found["warnings"] == ["40 calibration samples are few; give 100 or more --samples"]
+    assert "warning: 40 calibration samples are few" in found["said"]
+    assert quantize("--calib", "digits")["said"] == ""
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+def test_agreement_is_measured_on_images_that_calibration_left(
+    quantize: Quantize, precision: str
+) -> None:
+    found = quantize("--calib", "digits", "--precision", precision)["agreement"]
+    assert (found["samples"], found["held_out"]) == (256, True)
+    assert found["top1"] > 0.9
+    assert found["snr_db"] > 20
+    assert set(found) == {"samples", "held_out", "top1", "snr_db"}
+
+
+def test_agreement_is_measured_on_calibration_images_where_no_others_are(
+    edgekit: Any, model: Path, archive: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "new.onnx"
+    command = ("quantize", model, "-o", output, "--calib", archive, "--samples", 400)
+    outcome = edgekit(*command)
+    assert "on 400 calibration images, as none are left" in outcome.out
+
+
+def test_what_calibrates_nothing_has_no_agreement(quantize: Quantize) -> None:
+    found = quantize("--precision", "fp16")
+    assert (found["agreement"], found["warnings"]) == (None, [])
