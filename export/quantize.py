@@ -37,6 +37,7 @@ from edgekit.export.half import (
 from edgekit.export.keep_float import keep_float
 from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
 from edgekit.export.static import DEFAULT_METHOD, StaticOptions, to_static
+from edgekit.export.thresholds import take_batch_norm_out
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.runtime.errors import InputError, ModelFileError
@@ -140,12 +141,16 @@ def quantize(
         raise InputError(f"{precision} needs calibration data: give some with --calib")
     _check_fallback(fallback, precision)
     _check_float(model)
-    work = prepare(model)
+    options = static or StaticOptions()
+    given, note = model, None
+    if precision == "int8" and options.batch_norm == "threshold":
+        given, note = take_batch_norm_out(model, exclude)
+    work = prepare(given)
     chosen = _excluded(work, exclude)
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
         reader = CalibrationReader.from_feeds(reader)
-    options = replace(static or StaticOptions(), method=method, exclude=excluded, wider=wider)
+    options = replace(options, method=method, exclude=excluded, wider=wider)
     job = _Job(work, reader, options, excluded, keep_io, progress)
     done = entry.convert(job)
     settings: dict[str, Any] = dict(done.settings)
@@ -157,7 +162,8 @@ def quantize(
     converted, left = account(
         work, result, excluded, op_types=entry.op_types, weights_only=entry.weights_only
     )
-    return QuantizeResult(result, QuantizeReport(precision, converted, left, done.notes, settings))
+    notes = done.notes if note is None else (note, *done.notes)
+    return QuantizeResult(result, QuantizeReport(precision, converted, left, notes, settings))
 
 
 def _check_fallback(fallback: str, precision: str) -> None:

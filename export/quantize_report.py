@@ -9,6 +9,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgekit.export.shared_scales import is_threshold
+
+_CONVERTED = (ir.DataType.FLOAT16, ir.DataType.UINT8, ir.DataType.INT8)
+
 # Operators that hold weights: a model without any has nothing to quantize.
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -69,7 +73,7 @@ def account(
             continue
         name = str(node.name)
         survivor = survivors.get(name) or survivors.get(f"{name}_MatMul")
-        takes_part = name not in excluded and (not op_types or node.op_type in op_types)
+        takes_part = name not in excluded and _is_taken(node, op_types)
         if takes_part and (survivor is None or _computes_converted(survivor)):
             converted[node.op_type] += 1
             continue
@@ -77,6 +81,10 @@ def account(
             LeftInFloat(name, node.op_type, _reason(node, excluded, op_types, weights_only))
         )
     return dict(converted), tuple(left)
+
+
+def _is_taken(node: ir.Node, op_types: Collection[str]) -> bool:
+    return not op_types or node.op_type in op_types or is_threshold(node)
 
 
 def _counts(node: ir.Node, weights_only: bool) -> bool:
@@ -91,9 +99,9 @@ def _is_weight(value: ir.Value | None) -> bool:
 
 
 def _computes_converted(node: ir.Node) -> bool:
-    """Whether a node works on half precision, or on what is stored so or quantized."""
+    """Whether a node works on half precision or codes, or on what is stored so or quantized."""
     sources = [value for value in node.inputs[:2] if value is not None]
-    if any(value.dtype == ir.DataType.FLOAT16 for value in (*sources, *node.outputs)):
+    if any(value.dtype in _CONVERTED for value in (*sources, *node.outputs)):
         return True
     return any(_decoded(value) for value in sources)
 
@@ -113,7 +121,7 @@ def _reason(
 ) -> str:
     if node.name in excluded:
         return "excluded"
-    if op_types and node.op_type not in op_types:
+    if not _is_taken(node, op_types):
         return f"{node.op_type} has no quantized form here"
     if weights_only:
         return "its weights are few, or out of half precision's range"

@@ -2,30 +2,34 @@
 
 | stage | what it does | module |
 |---|---|---|
+| equalize | channels of one tensor reach equally far | refinement.py |
 | calibrate | the range of each tensor, from real data | calibrators/ |
 | write | pairs of QuantizeLinear and DequantizeLinear | to_qdq.py |
+| refine | biases corrected, weights rounded by what layers give | refinement.py |
 
 `to_static` runs them in order. What each of them may be told is a field of `StaticOptions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import onnx_ir as ir
 
-from edgekit.export.calibration import CalibrationReader
-from edgekit.export.calibrators import Calibrator, Progress, calibrator
+from edgekit.export.calibration import CalibrationReader, Feed
+from edgekit.export.calibrators import Calibrator, Progress, Ranges, calibrator
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.kernel_shapes import fit_kernels
+from edgekit.export.refinement import Refinements, Samples, Trial, Written, refine, try_equalization
 from edgekit.export.shared_scales import keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
 from edgekit.export.wider_channels import widen_channels
 
 Kernels = Literal["fast", "keep"]
+BatchNorm = Literal["threshold", "keep"]
 
 DEFAULT_METHOD = "minmax"
 
@@ -43,6 +47,8 @@ class StaticOptions:
         exclude: Names of nodes that stay float32.
         wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
         kernels: "fast" stores zeros where onnxruntime has a faster kernel for it; "keep" does not.
+        batch_norm: "threshold" takes it out of an int8 model (thresholds.py), "keep" does not.
+        refinements: What to try for accuracy's sake.
     """
 
     method: str | Calibrator = DEFAULT_METHOD
@@ -53,6 +59,8 @@ class StaticOptions:
     exclude: Collection[str] = ()
     wider: Collection[str] = ()
     kernels: Kernels = "fast"
+    batch_norm: BatchNorm = "threshold"
+    refinements: Refinements = field(default_factory=Refinements)
 
     @property
     def code_settings(self) -> dict[str, Any]:
@@ -70,11 +78,14 @@ class Static:
 
     Attributes:
         model: The model.
+        reference: The float32 model whose tensors its codes stand for: the one given, or that one
+            equalized.
         settings: Every setting that was used.
         notes: What else the user should know, one sentence each.
     """
 
     model: ir.Model
+    reference: ir.Model
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -101,9 +112,36 @@ def to_static(
     levels = 1 << 16 if options.activations == "QUInt16" else 256
     method = calibrator(options.method, levels=levels)
     model = raise_opset(model, "QUInt16" if options.wider else options.activations)
-    model = from_proto(to_proto(model))
+    trials: list[Trial] = []
+    samples = Samples.of(reader) if options.refinements.any else None
+    if samples is not None:
+        plain = replace(options, exclude=(), wider=())
+
+        def quantize(form: ir.Model, feeds: Sequence[Feed]) -> Written:
+            quick = calibrator(DEFAULT_METHOD, levels=levels)
+            few = CalibrationReader.from_feeds(feeds)
+            return _write(form, quick.ranges(form, few, QDQ_OPS), plain)
+
+        model, trial = try_equalization(model, samples, options.refinements, quantize)
+        trials += [] if trial is None else [trial]
     ranges = method.ranges(model, reader, QDQ_OPS, progress)  # found once, whatever is excluded
-    if options.kernels == "fast":
+    written = _write(model, ranges, options)
+    quantized = written.quantized
+    if samples is not None:
+        quantized, more = refine(written, samples, options.refinements, progress)
+        trials += more
+    put_thresholds_on_codes(quantized)
+    settings = {**reader.settings, "method": method.name, **method.settings}
+    settings |= options.refinements.settings
+    if trials:
+        settings["refinements"] = [trial.to_json() for trial in trials]
+    return Static(quantized, model, settings)
+
+
+def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
+    """Put quantizers into a float model."""
+    model = from_proto(to_proto(model))
+    if options.kernels == "fast" and options.activations in ("QUInt8", "QInt8"):
         fit_kernels(model, options.exclude)
         widen_channels(model, options.exclude)
     shared = share_scales(model, ranges, options.exclude)
@@ -117,6 +155,4 @@ def to_static(
         reduce_range=options.reduce_range,
         wider=options.wider,
     )
-    put_thresholds_on_codes(quantized)
-    settings = {**reader.settings, "method": method.name, **method.settings}
-    return Static(quantized, settings)
+    return Written(model, quantized)

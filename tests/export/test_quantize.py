@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -38,8 +39,6 @@ LEAST_SQNR_DB = {
     "fp16": 55.0,
     "fp16-storage": 58.0,
 }
-
-LEAST_THRESHOLD_SQNR_DB = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +115,18 @@ def test_logits_stay_close_at_any_batch_size(
         assert run_batch(session, batch[:count]).shape == (count, 10)
 
 
-def test_thresholds_cost_int8_some_decibels(batch: NDArray[np.float32]) -> None:
-    """Their channels are not normalized, and one scale must serve all of them."""
+def test_thresholds_on_codes_cost_nothing(batch: NDArray[np.float32]) -> None:
     options: dict[str, Any] = {"order": "pre", "blocks": (2, 3), "groups": (1, 3)}
-    model = small_model("densenet", "threshold", **options)
-    assert not any(node.op_type == "BatchNormalization" for node in model.graph)
-    result = quantize(model, "int8", reader=reader_for(model)).model
-    assert sqnr_db(model, result, batch) > LEAST_THRESHOLD_SQNR_DB
+    model = small_model("densenet", **options)
+    sites = sum(node.op_type == "BatchNormalization" for node in model.graph)
+    result = quantize(model, "int8", reader=reader_for(model))
+    assert result.report.left == ()
+    assert f"{sites} batch normalizations" in result.report.notes[0]
+    kept = quantize(
+        model, "int8", reader=reader_for(model), static=StaticOptions(batch_norm="keep")
+    )
+    assert sum(node.op_type == "BatchNormalization" for node in kept.model.graph) == sites
+    assert sqnr_db(model, result.model, batch) > sqnr_db(model, kept.model, batch) - 0.5
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -231,11 +235,9 @@ def test_a_node_with_wider_activations_costs_less(
     resnet: ir.Model, int8: QuantizeResult, batch: NDArray[np.float32]
 ) -> None:
     names = [str(node.name) for node in resnet.graph if node.op_type in ("Conv", "Add")]
-    every = quantize(
-        resnet, "int8", reader=reader_for(resnet), static=StaticOptions(wider=frozenset(names))
-    )
-    one = quantize(
-        resnet, "int8", reader=reader_for(resnet), static=StaticOptions(wider=frozenset(names[3:4]))
+    every, one = (
+        quantize(resnet, "int8", reader=reader_for(resnet), exclude=chosen, fallback="int16")
+        for chosen in ("|".join(map(re.escape, names)), f"^{re.escape(names[3])}$")
     )
     kinds = Counter(n.inputs[2].dtype for n in one.model.graph if n.op_type == "QuantizeLinear")  # type: ignore[union-attr]
     assert kinds[ir.DataType.UINT16] == 2
@@ -260,7 +262,8 @@ def test_excluded_nodes_stay_float_and_are_reported(precision: str, resnet: ir.M
 
 def test_what_has_no_integer_form_is_reported_with_the_reason() -> None:
     model = small_model("densenet", order="pre", blocks=(2, 3), groups=(1, 3))
-    result = quantize(model, "int8", reader=reader_for(model))
+    keep = StaticOptions(batch_norm="keep")
+    result = quantize(model, "int8", reader=reader_for(model), static=keep)
     reasons = Counter((left.op_type, left.reason) for left in result.report.left)
     normalizations = sum(n.op_type == "BatchNormalization" for n in model.graph)
     assert normalizations > 0
