@@ -10,7 +10,7 @@ ships must not grow:
 
 4. What reads a graph input stays, also where the input has a default: a caller may replace it.
 
-Random operators, control flow and nodes with several outputs stay as well.
+Random operators, control flow, SplitToSequence and nodes with several outputs stay as well.
 """
 
 from __future__ import annotations
@@ -79,14 +79,8 @@ def _put_in_order(initializers: MutableMapping[str, ir.Value], order: Iterable[i
 
 @contextmanager
 def _splits_hidden(model: ir.Model) -> Iterator[None]:
-    """Hide each SplitToSequence whose sizes are computed: onnxscript fails on a scalar one."""
-    hidden = [
-        node
-        for node in nodes(model)
-        if is_op(node, "SplitToSequence")
-        and len(node.inputs) > 1
-        and stored(node.inputs[1]) is None
-    ]
+    """Hide SplitToSequence: onnxscript fails on computed sizes, and writes opset 18 before it."""
+    hidden = [node for node in nodes(model) if is_op(node, "SplitToSequence")]
     for node in hidden:
         node.domain = _HIDDEN_DOMAIN
     try:

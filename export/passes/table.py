@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
-    CommonSubexpressionEliminationPass,
     RemoveUnusedFunctionsPass,
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
@@ -17,7 +16,7 @@ from edgekit.export.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.export.passes.fold_batch_norm_into_next import FoldBatchNormIntoNext
 from edgekit.export.passes.fold_batch_norm_through_concat import FoldBatchNormThroughConcat
 from edgekit.export.passes.fold_constants import FoldConstants
-from edgekit.export.passes.keep_outputs import KeepOutputs
+from edgekit.export.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from edgekit.export.passes.merge_equal_constants import MergeEqualConstants
 from edgekit.export.passes.remove_identities import RemoveIdentities
 from edgekit.export.passes.strip_zero_channels import StripZeroChannels
@@ -35,10 +34,6 @@ class PassEntry:
 
     factory: Callable[[], ir.passes.PassBase]
     summary: str
-
-
-def _merge_subexpressions() -> ir.passes.PassBase:
-    return KeepOutputs(CommonSubexpressionEliminationPass())
 
 
 def _remove_unused() -> ir.passes.PassBase:
@@ -72,7 +67,7 @@ PASSES: dict[str, PassEntry] = {
         StripZeroChannels, "remove channels that are constant or that nothing reads"
     ),
     "merge-common-subexpressions": PassEntry(
-        _merge_subexpressions, "compute once what is computed twice (onnx-ir)"
+        MergeCommonSubexpressions, "compute once what is computed twice (onnx-ir)"
     ),
     "merge-equal-constants": PassEntry(MergeEqualConstants, "store once what is stored twice"),
     "remove-unused": PassEntry(

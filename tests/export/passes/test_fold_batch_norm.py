@@ -103,6 +103,21 @@ def test_a_batch_norm_folds_in_every_opset_that_runs(text_graph, run_pass, opset
     assert run_pass(FoldBatchNorm(), model) == ["Conv"]
 
 
+def test_two_batch_norms_in_a_row_fold_in_one_run(text_graph) -> None:
+    model = text_graph(
+        f"g (float[N,3,8,8] x) => (float[N,4,6,6] y) {{ c = Conv(x, w) n = {BN} "
+        f"y = {BN.replace('(c', '(n')} }}",
+        w=floats(4, 3, 3, 3), **stats(4),
+    )  # fmt: skip
+    fold = FoldBatchNorm()
+    inputs = random_inputs(model)
+    before = run_outputs(model, inputs)
+    fold(model)
+    assert (fold.changes, [node.op_type for node in model.graph]) == (2, ["Conv"])
+    assert largest_difference(before, run_outputs(model, inputs)) <= 2e-6
+    assert not fold(model).modified
+
+
 def test_weights_in_constant_nodes_fold(text_graph, run_pass) -> None:
     model = text_graph(
         f"""g (float[N,1,2,2] x) => (float[N,2,2,2] y) {{

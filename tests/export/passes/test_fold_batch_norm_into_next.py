@@ -164,6 +164,20 @@ def test_a_normalized_value_that_is_a_graph_output_is_refused(text_graph) -> Non
     assert_refused(model, "is a graph output")
 
 
+def test_two_batch_norms_in_a_row_fold_in_one_run(text_graph) -> None:
+    model = text_graph(
+        f"g (float[N,4,8,8] x) => (float[N,6,6,6] y) {{ {BN} "
+        f"{BN.replace('(x', '(n').replace('n =', 'm =')} y = Conv(m, w) }}",
+        w=floats(6, 4, 3, 3), **stats(),
+    )  # fmt: skip
+    fold = FoldBatchNormIntoNext()
+    inputs = random_inputs(model)
+    before = run_outputs(model, inputs)
+    fold(model)
+    assert (fold.changes, [node.op_type for node in model.graph]) == (2, ["Conv"])
+    assert largest_difference(before, run_outputs(model, inputs)) <= 2e-6
+
+
 def test_training_mode_is_refused(text_graph) -> None:
     norm = BN.replace("n =", "n, m, v =").replace("tion(", "tion<training_mode = 1>(")
     model = text_graph(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from edgekit.export.passes.fold_constants import FoldConstants
 
@@ -99,3 +100,26 @@ def test_no_record_of_the_folding_goes_into_the_file(text_graph) -> None:
     )
     FoldConstants()(model)
     assert b"folded_from" not in ir.to_proto(model).SerializeToString()
+
+
+@pytest.mark.parametrize("opset", [13, 20])
+@pytest.mark.parametrize("split", ["k", "n"])  # stored, and computed by a caller
+def test_a_split_to_a_sequence_stays(text_graph, opset: int, split: str) -> None:
+    model = text_graph(
+        f"""g (float[4] x, int64 n) => (float[2] y) {{
+            s = SplitToSequence(x, {split}) y = SequenceAt(s, i) }}""",
+        opset=opset, ir_version=8, k=np.array(2), i=np.array(1),
+    )  # fmt: skip
+    FoldConstants()(model)
+    assert [node.op_type for node in model.graph] == ["SplitToSequence", "SequenceAt"]
+    assert {node.domain for node in model.graph} == {""}
+
+
+def test_initializers_that_callers_may_replace_keep_their_place(text_graph) -> None:
+    model = text_graph(
+        "g (float[2] x) => (float[2] y) { a = Add(x, j) b = Add(a, k) y = Add(b, l) }",
+        also_inputs=("j", "k"), j=np.ones(2, np.float32), k=np.ones(2, np.float32),
+        l=np.ones(2, np.float32),
+    )  # fmt: skip
+    assert not FoldConstants()(model).modified
+    assert list(model.graph.initializers) == ["j", "k", "l"]
