@@ -53,10 +53,17 @@ _QUANTIZED_OPS = re.compile(r"(Dynamic)?QuantizeLinear|DequantizeLinear|QLinear\
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """A converted model and what was done to it."""
+    """A converted model and what was done to it.
+
+    Attributes:
+        model: The converted model.
+        report: What was done.
+        origin: The float32 model in the form that was converted, its nodes named.
+    """
 
     model: ir.Model
     report: QuantizeReport
+    origin: ir.Model
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def quantize(
     given, note = model, None
     if precision == "int8" and options.batch_norm == "threshold":
         given, note = take_batch_norm_out(model, exclude)
-    work = prepare(given)
+    work = _prepare(given)
     chosen = _excluded(work, exclude)
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
@@ -163,7 +170,8 @@ def quantize(
         work, result, excluded, op_types=entry.op_types, weights_only=entry.weights_only
     )
     notes = done.notes if note is None else (note, *done.notes)
-    return QuantizeResult(result, QuantizeReport(precision, converted, left, notes, settings))
+    report = QuantizeReport(precision, converted, left, notes, settings)
+    return QuantizeResult(result, report, work)
 
 
 def _check_fallback(fallback: str, precision: str) -> None:
@@ -194,11 +202,8 @@ def _check_float(model: ir.Model) -> None:
         )
 
 
-def prepare(model: ir.Model) -> ir.Model:
-    """A copy with constants as initializers, types inferred, and a name for every node.
-
-    The names are those that `exclude` is looked for in.
-    """
+def _prepare(model: ir.Model) -> ir.Model:
+    """A copy with constants as initializers, types inferred, and a name for every node."""
     work = from_proto(to_proto(model))
     ir.passes.Sequential(
         common.InlinePass(),

@@ -102,11 +102,7 @@ class Converted(Protocol):
 
     @property
     def model(self) -> ir.Model:
-        """The converted model, as it will be written."""
-
-    @property
-    def unpacked(self) -> ir.Model:
-        """The same before its tensors were packed."""
+        """The converted model."""
 
 
 Conversion = TypeVar("Conversion", bound=Converted)
@@ -135,6 +131,7 @@ class Search(Generic[Conversion]):
         model: The float32 model.
         layers: Its layers.
         convert: Quantizes it with an `--exclude` expression, None for a plain conversion.
+        quick: Does so without refinements, for the sensitivity of layers.
         meter: Measures what that costs.
         limit: What it may cost.
         samples: Model inputs [N, ...] that the sensitivity of layers is measured on.
@@ -145,6 +142,7 @@ class Search(Generic[Conversion]):
     model: ir.Model
     layers: tuple[Layer, ...]
     convert: Callable[[str | None], Conversion]
+    quick: Callable[[str | None], ir.Model]
     meter: DropMeter
     limit: DropLimit
     samples: NDArray[np.generic]
@@ -162,7 +160,7 @@ class Search(Generic[Conversion]):
             ranking = sensitivities(
                 self.model,
                 self.layers,
-                lambda names: self.convert(self._expression(names)).unpacked,
+                lambda names: self.quick(self._expression(names)),
                 self.samples,
                 more_time=lambda: self._seconds < self.limit.seconds * _RANKING_SHARE,
                 progress=advance,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -92,11 +92,6 @@ class _Conversion:
     result: export.QuantizeResult
     packed: PackReport | None = None
 
-    @property
-    def unpacked(self) -> ir.Model:
-        """The model before its tensors were packed."""
-        return self.result.model
-
 
 @dataclass(frozen=True)
 class _Converter:
@@ -133,6 +128,12 @@ class _Converter:
             return _Conversion(result.model, result)
         packed, report = self.packing.apply(result.model)
         return _Conversion(packed, result, report)
+
+    def quick(self, exclude: str | None) -> ir.Model:
+        """The same without what makes it smaller or more exact at some length."""
+        plain = replace(self.static.refinements, bias_correction="off", rounding="nearest")
+        static = replace(self.static, refinements=plain)
+        return replace(self, static=static, packing=None)(exclude).model
 
 
 def quantize_file(
@@ -209,9 +210,11 @@ def quantize_file(
         drop = meter.drop(done.model)
         if drop.points > max_drop.points:
             samples = preprocessing(spread(run.images if run else held_out, SENSITIVITY_IMAGES))
-            parts = _layers(model, done.result, drop, max_drop, output)
+            parts = _layers(done.result, drop, max_drop, output)
             names = (precision, fallback)
-            search = Search(model, parts, convert, meter, max_drop, samples, exclude, names)
+            search = Search(
+                model, parts, convert, convert.quick, meter, max_drop, samples, exclude, names
+            )
             found = search.run(done, drop)
             done, drop, kept = found.conversion, found.drop, found.kept
             output = output if kept.met else best_path(output)
@@ -258,7 +261,6 @@ def _check_outputs(
 
 
 def _layers(
-    model: ir.Model,
     result: export.QuantizeResult,
     drop: AccuracyDrop,
     limit: DropLimit,
@@ -270,7 +272,7 @@ def _layers(
         AccuracyError: the precision is one of floating point, or there are not two layers.
     """
     left = {node.node for node in result.report.left}
-    parts = layers(export.prepare(model), left) if result.report.precision in CODED else ()
+    parts = layers(result.origin, left) if result.report.precision in CODED else ()
     if len(parts) < 2:
         raise AccuracyError(
             f"{output}: not written: top-1 dropped {drop}, more than --max-drop "

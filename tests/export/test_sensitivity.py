@@ -12,7 +12,7 @@ import pytest
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.export.keep_float import keep_float
-from edgekit.export.quantize import prepare, quantize
+from edgekit.export.quantize import quantize
 from edgekit.export.sensitivity import EQUAL_DB, layers, names_pattern, sensitivities
 from edgekit.runtime.session import open_session, run_batch
 
@@ -32,6 +32,13 @@ g (float[batch, 4, 6, 6] x) => (float[batch, 3] y)
 """
 
 
+def with_names(model: ir.Model) -> ir.Model:
+    """The model with each node named after what it makes."""
+    for node in model.graph:
+        node.name = f"make.{node.outputs[0].name}"
+    return model
+
+
 def branches(text_graph: TextGraph, spoiled: float = 0.0) -> ir.Model:
     generator = np.random.default_rng(0)
     weights = {
@@ -40,7 +47,8 @@ def branches(text_graph: TextGraph, spoiled: float = 0.0) -> ir.Model:
         "w3": generator.normal(size=(3, 4)),
     }
     weights["w1"][:, 3] = spoiled  # the last input channel is zero in all samples
-    return prepare(text_graph(BRANCHES, **{k: v.astype(np.float32) for k, v in weights.items()}))
+    arrays = {name: array.astype(np.float32) for name, array in weights.items()}
+    return with_names(text_graph(BRANCHES, **arrays))
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def chain(text_graph: TextGraph) -> ir.Model:
     identity = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
     second = identity + 0.1
     second[0, 3] = 3000
-    return prepare(text_graph(CHAIN, w1=identity, w2=second, w3=identity))
+    return with_names(text_graph(CHAIN, w1=identity, w2=second, w3=identity))
 
 
 def named(model: ir.Model) -> dict[str, str]:
