@@ -124,8 +124,8 @@ def main() -> None:
                 error = largest_difference(expected, run_outputs(model, inputs))
                 print(
                     f"| {name} | {tool} | {len(operators):,} "
-                    f"| {operators.count('BatchNormalization')} | {counts.params.total:,} "
-                    f"| {counts.macs.dense:,} | {path.stat().st_size:,} | {error:.0e} "
+                    f"| {operators.count('BatchNormalization')} | {counts.params:,} "
+                    f"| {counts.macs:,} | {path.stat().st_size:,} | {error:.0e} "
                     f"| {latency[tool]:.2f} |",
                     flush=True,
                 )
