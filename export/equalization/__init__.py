@@ -1,0 +1,1 @@
+"""Cross-layer equalization: which channels can be scaled together, and by how much."""

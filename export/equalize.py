@@ -1,0 +1,126 @@
+"""Cross-layer equalization: the same function, with channels that share a quantizer well.
+
+Dividing a channel by a positive number and multiplying the weights that read it by the same number
+changes nothing; but one scale then serves all channels of the tensor better. What may be scaled is
+found in export/equalization/rules.py, by how much in export/equalization/scales.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgekit.export.calibration import Feed
+from edgekit.export.equalization.channels import Constant, Ids
+from edgekit.export.equalization.rules import find_channels
+from edgekit.export.equalization.scales import Reader, Tensor, find_scales
+from edgekit.export.graph import from_proto, session_source, to_proto
+from edgekit.runtime.session import open_session
+
+# Images in a run: all tensors that may be scaled are in memory at once.
+_PARTS = 4
+_CLIPPING = ("Relu", "Clip")
+
+Array = NDArray[np.float64]
+
+
+def equalize(model: ir.Model, feeds: Iterable[Feed]) -> tuple[ir.Model, int]:
+    """Scale channels where the layers around them can take the scale up.
+
+    Args:
+        model: A float32 model in topological order, its shapes inferred; it is not changed.
+        feeds: Some calibration data, read once: what each channel holds is measured on it.
+
+    Returns:
+        A model that computes the same but for float32's rounding, and how many scales it was given;
+        the model as it is and 0 where no channel can be scaled.
+
+    Raises:
+        ModelFileError: onnxruntime cannot run the model.
+    """
+    result = from_proto(to_proto(model))
+    channels = find_channels(result)
+    free = {value: ids for value, ids in channels.scaled().items() if not _is_only_clipped(value)}
+    constants = channels.resolved_constants()
+    if not free or not constants:
+        return result, 0
+    extents, squares = _measure(result, [str(value.name) for value in free], feeds)
+    weights = {constant.value: constant for constant in constants if constant.mixes}
+    tensors = [
+        Tensor(
+            ids, extents[str(v.name)], squares[str(v.name)], tuple(_readers(v, len(ids), weights))
+        )
+        for v, ids in free.items()
+    ]
+    scales = find_scales(len(channels), tensors)
+    for constant in constants:
+        array = _scaled(constant, scales)
+        constant.value.const_value = ir.tensor(array, name=constant.value.name)
+    return result, len({int(one) for ids in free.values() for one in ids} - {0})
+
+
+def _scaled(constant: Constant, scales: Array) -> NDArray[np.float32]:
+    assert constant.value.const_value is not None
+    array = constant.value.const_value.numpy().astype(np.float64)
+    if constant.times is not None:
+        array = array * scales[constant.times]
+    if constant.over is not None:
+        array = array / scales[constant.over]
+    return array.astype(np.float32)
+
+
+def _readers(value: ir.Value, count: int, weights: Mapping[ir.Value, Constant]) -> Iterator[Reader]:
+    """The weights that read a value of `count` channels, their output channels first."""
+    for node, index in value.uses():
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        if index or weight is None or weight not in weights:
+            continue
+        assert weight.const_value is not None
+        array = weight.const_value.numpy().astype(np.float64)
+        over = weights[weight].over
+        if over is not None and over.shape[0] == 1:  # a matrix [in, out]
+            array = array.T
+        outputs, depth = array.shape[:2]
+        columns: Ids = np.arange(count).reshape(count // depth, depth)
+        columns = np.repeat(columns, outputs // len(columns), axis=0)
+        yield Reader(columns, array.reshape(outputs, depth, -1))
+
+
+def _is_only_clipped(value: ir.Value) -> bool:
+    """Whether quantization leaves a value out, since the clip behind it becomes the quantizer's."""
+    readers = value.consumers()
+    return len(readers) == 1 and readers[0].op_type in _CLIPPING
+
+
+def _measure(
+    model: ir.Model, names: Sequence[str], feeds: Iterable[Feed]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The largest absolute value and the mean square of each channel of the named values."""
+    probe = from_proto(to_proto(model))
+    missing = set(names) - {value.name for value in probe.graph.outputs}
+    probe.graph.outputs.extend(v for node in probe.graph for v in node.outputs if v.name in missing)
+    with session_source(probe) as source:
+        session = open_session(source)
+    extents: dict[str, Array] = {}
+    sums: dict[str, Array] = {}
+    runs = 0
+    for feed in _parts(feeds, session.get_inputs()[0].shape[0]):
+        runs += 1
+        for name, array in zip(names, session.run(list(names), dict(feed)), strict=True):
+            others = tuple(axis for axis in range(array.ndim) if axis != 1)
+            largest = np.abs(array).max(axis=others).astype(np.float64)
+            extents[name] = np.maximum(extents.get(name, largest), largest)
+            sums[name] = sums.get(name, 0.0) + np.square(array).mean(axis=others, dtype=np.float64)
+    return extents, {name: total / runs for name, total in sums.items()}
+
+
+def _parts(feeds: Iterable[Feed], fixed: object) -> Iterator[Feed]:
+    """Batches in parts of a few samples, where the model leaves the size open."""
+    for feed in feeds:
+        samples = len(next(iter(feed.values())))
+        size = samples if isinstance(fixed, int) else _PARTS
+        for start in range(0, samples, size):
+            yield {name: array[start : start + size] for name, array in feed.items()}
