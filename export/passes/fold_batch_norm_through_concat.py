@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from edgekit.export.passes.base import GraphPass, NotExactError, is_op
 from edgekit.export.passes.batch_norm import affine
-from edgekit.export.passes.fold_batch_norm import check_channels, plan_fold
+from edgekit.export.passes.fold_batch_norm import check_channels, output_channels, plan_fold
 from edgekit.export.passes.move_affine_forward import check_average_pool
-from edgekit.export.passes.values import bypass, only_reader
+from edgekit.export.passes.values import bypass, only_reader, read_floats
 from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Floats = NDArray[np.float64]
@@ -96,6 +96,9 @@ def _check_axis(node: ir.Node) -> None:
 
 
 def _width(value: ir.Value | None) -> int:
+    maker = None if value is None else value.producer()
+    if maker is not None and is_op(maker, "Conv", "ConvTranspose", "Gemm"):
+        return output_channels(maker, read_floats(maker.inputs[1], "weight"))
     shape = None if value is None else value.shape
     width = None if shape is None or len(shape) < 2 else shape[1]
     if not isinstance(width, int):

@@ -133,8 +133,8 @@ class Network:
             inputs.append(self.shared(self.floats(outs)))
         self.add("ConvTranspose", inputs, outs, side, group=groups, strides=[stride] * 2)
 
-    def batch_norm(self) -> None:
-        x = self.any_map()
+    def batch_norm(self, x: Map | None = None) -> None:
+        x = x or self.any_map()
         c = x.channels
         variance = 10 ** self.random.uniform(self.least_variance, 1, c)
         scale = self.with_zeros(self.floats(c), 0)
@@ -157,9 +157,7 @@ class Network:
             parts.append(self.add("Conv", [x.name, self.shared(weight)], channels, x.side))
         total = sum(part.channels for part in parts)
         self.add("Concat", [part.name for part in parts], total, x.side, axis=1)
-        if self.pick(0, 0, 0, 1):
-            self.pool()
-        self.batch_norm()
+        self.batch_norm(self.maps[-1])
 
     def pre_activation(self) -> None:
         self.batch_norm()

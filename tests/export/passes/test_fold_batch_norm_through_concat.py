@@ -109,6 +109,14 @@ def test_what_is_not_exact_is_refused_with_its_reason(text_graph, reason: str) -
     assert ir.to_proto(model) == before
 
 
+def test_it_folds_without_shapes_between(text_graph, run_pass) -> None:
+    model = network(text_graph, f"{PARTS} {JOIN} {BN} y = Relu(n)")
+    for node in model.graph:
+        if node.op_type != "Relu":
+            node.outputs[0].shape = node.outputs[0].type = None
+    assert run_pass(FoldBatchNormThroughConcat(), model) == ["Conv", "Conv", "Concat", "Relu"]
+
+
 def test_a_part_that_is_a_graph_output_is_refused(text_graph) -> None:
     body = f"{PARTS} {JOIN} {BN} y = Relu(n)"
     proto = ir.to_proto(network(text_graph, body))
