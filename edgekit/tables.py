@@ -32,6 +32,7 @@ from edgekit.commands.quantize import QuantizeResult
 from edgekit.commands.study import RESULTS, SUMMARY, StudyResult
 from edgekit.commands.study_results import COLUMNS as STUDY_COLUMNS
 from edgekit.commands.train import TrainResult
+from edgekit.export.executed import Executed
 from edgekit.export.optimize import OptimizeReport
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.table import PASSES
@@ -194,9 +195,22 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
         table.add_row(op_type, str(number), "", "", "")
     for key, names in _by_reason(((n.op_type, n.reason), n.node) for n in report.left).items():
         table.add_row(key[0], "", str(len(names)), key[1], _name_some(names))
-    _print(table)
+    _print(table, *(() if report.executed is None else [_executed_table(report.executed)]))
     for note in report.notes:
         console.say(f"note: {note}")
+
+
+def _executed_table(ran: Executed) -> Table:
+    """What is no integer operator in the graph that onnxruntime runs, and why."""
+    table = _table("as onnxruntime runs it", ">nodes", "because", "where")
+    others = [(n, f"in float32: {n.reason}") for n in ran.in_float]
+    others += [(n, n.reason) for n in ran.conversions]
+    beside = Counter(node.op_type for node, _ in others)
+    for op_type, number in (Counter(ran.nodes) - beside).items():
+        table.add_row(op_type, str(number), "", "")
+    for key, names in _by_reason(((n.op_type, why), n.node) for n, why in others).items():
+        table.add_row(key[0], str(len(names)), key[1], _name_some(names))
+    return table
 
 
 def _packing_rows(report: PackReport | None) -> Iterable[tuple[str, str]]:

@@ -25,7 +25,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgekit.export.calibration import CalibrationReader, Feed
+from edgekit.export.calibration_spool import FeedReader
 from edgekit.export.calibrators import Calibrator, Progress
+from edgekit.export.executed import executed
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
 from edgekit.export.half import (
     SMALLEST,
@@ -59,11 +61,13 @@ class QuantizeResult:
         model: The converted model.
         report: What was done.
         origin: The float32 model in the form that was converted, its nodes named.
+        reference: The float32 model whose tensors the codes stand for: the same, or equalized.
     """
 
     model: ir.Model
     report: QuantizeReport
     origin: ir.Model
+    reference: ir.Model
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class _Done:
     model: ir.Model
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reference: ir.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def quantize(
     model: ir.Model,
     precision: str,
     *,
-    reader: CalibrationReader | Iterable[Feed] | None = None,
+    reader: CalibrationReader | Iterable[Feed] | FeedReader | None = None,
     method: str | Calibrator = DEFAULT_METHOD,
     exclude: str | None = None,
     fallback: str = FALLBACKS[0],
@@ -120,7 +125,8 @@ def quantize(
         model: A float32 model; it is not changed.
         precision: A key of `PRECISIONS`.
         reader: Calibration data, for the precisions that need it: a `CalibrationReader`, or any
-            iterable of `{input name: array}`. fp16 checks the range of activations on it.
+            iterable of `{input name: array}`, or any reader in onnxruntime's protocol. fp16 checks
+            the range of activations on it.
         method: A key of `CALIBRATORS`, or a calibrator, for the precisions that need calibration.
         exclude: Regular expression; nodes in whose name it is found stay float32.
         fallback: What these nodes are kept in, one of `FALLBACKS`: float; for int8 also int16,
@@ -170,8 +176,10 @@ def quantize(
         work, result, excluded, op_types=entry.op_types, weights_only=entry.weights_only
     )
     notes = done.notes if note is None else (note, *done.notes)
-    report = QuantizeReport(precision, converted, left, notes, settings)
-    return QuantizeResult(result, report, work)
+    ran = executed(result, excluded) if entry.op_types else None
+    report = QuantizeReport(precision, converted, left, notes, settings, ran)
+    reference = work if done.reference is None else done.reference
+    return QuantizeResult(result, report, work, reference)
 
 
 def _check_fallback(fallback: str, precision: str) -> None:
@@ -281,7 +289,8 @@ def _static(activations: ActivationType | None = None) -> Callable[[_Job], _Done
         assert job.reader is not None
         options = replace(job.static, activations=activations or job.static.activations)
         done = to_static(job.model, job.reader, options, job.progress)
-        return _Done(done.model, done.notes, {**done.settings, **options.code_settings})
+        settings = {**done.settings, **options.code_settings}
+        return _Done(done.model, done.notes, settings, done.reference)
 
     return convert
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgekit.export.executed import Executed
 from edgekit.export.shared_scales import is_threshold
 
 _CONVERTED = (ir.DataType.FLOAT16, ir.DataType.UINT8, ir.DataType.INT8)
@@ -36,6 +37,7 @@ class QuantizeReport:
         left: Nodes that compute in float32 still.
         notes: What else the user should know, one sentence each.
         settings: Every setting that was used.
+        executed: What onnxruntime runs; None for precisions of floating point.
     """
 
     precision: str
@@ -43,6 +45,7 @@ class QuantizeReport:
     left: tuple[LeftInFloat, ...]
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
+    executed: Executed | None = None
 
 
 def account(

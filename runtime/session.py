@@ -51,6 +51,7 @@ def open_session(
     threads: int = 1,
     optimize: bool = True,
     profile_prefix: Path | None = None,
+    optimized_path: Path | None = None,
     validate: bool = True,
     exact_integers: bool = False,
 ) -> ort.InferenceSession:
@@ -61,6 +62,7 @@ def open_session(
         threads: Threads within an operator; operators run one after the other.
         optimize: Let onnxruntime rewrite the graph, as it does for a user.
         profile_prefix: Write onnxruntime's profile to files whose names begin so.
+        optimized_path: Write the graph that onnxruntime runs, in its own operators, to this file.
         validate: Check a file before onnxruntime sees it; skip it only where that was done before.
         exact_integers: Multiply uint8 by int8 without overflow on x86 without VNNI, slower there.
 
@@ -80,6 +82,8 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if exact_integers:
         options.add_session_config_entry(EXACT_INTEGERS, "1")
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
