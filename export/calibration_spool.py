@@ -5,12 +5,19 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtime.errors import DataError
+
+
+class FeedReader(Protocol):
+    """Calibration data in onnxruntime's protocol."""
+
+    def get_next(self) -> Mapping[str, NDArray[Any]] | None:
+        """The next batch; None after the last."""
 
 
 class Spool:

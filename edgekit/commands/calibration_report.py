@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import onnx_ir as ir
-
 from edgekit import console
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.histograms import histograms, write_calibration_report
@@ -43,7 +41,6 @@ def check_calibration_report(
 
 def report_calibration(
     path: Path,
-    model: ir.Model,
     result: QuantizeResult,
     reader: CalibrationReader,
     output: Path,
@@ -52,7 +49,6 @@ def report_calibration(
 
     Args:
         path: The report.
-        model: The float32 model.
         result: What quantization made of it.
         reader: The calibration data.
         output: The file of the result.
@@ -61,5 +57,5 @@ def report_calibration(
         EdgekitError: the data is unusable, or the file cannot be written.
     """
     with console.progress("histograms") as advance:
-        found = histograms(model, result.model, reader, advance)
+        found = histograms(result.reference, result.model, reader, advance)
     write_calibration_report(found, output, result.report.settings, path)

@@ -225,7 +225,7 @@ def quantize_file(
     save_graph(done.model, output)
     cache = run.save_cache() if run else None
     if calibration_report is not None and reader is not None:
-        report_calibration(calibration_report, model, done.result, reader, output)
+        report_calibration(calibration_report, done.result, reader, output)
     sizes = path.stat().st_size, output.stat().st_size
     return QuantizeResult(
         output,

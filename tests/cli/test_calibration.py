@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgekit.runtime.data.load import load_split
@@ -142,6 +143,25 @@ def test_agreement_is_measured_on_calibration_images_where_no_others_are(
     command = ("quantize", model, "-o", output, "--calib", archive, "--samples", 400)
     outcome = edgekit(*command)
     assert "on 400 calibration images, as none are left" in outcome.out
+
+
+def test_a_calibration_report_tells_of_the_values_that_were_calibrated(
+    quantize: Quantize, model: Path, tmp_path: Path
+) -> None:
+    uneven = onnx.load(model)
+    for tensor in uneven.graph.initializer:
+        if tensor.name in ("conv_weight", "conv_bias"):
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[0] *= 300
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    onnx.save(uneven, model)
+    path = tmp_path / "report.json"
+    found = quantize("--calib", "digits", "--calibration-report", path)
+    steps = found["report"]["settings"]["refinements"]
+    assert [step["kept"] for step in steps if step["step"] == "equalize"] == [True]
+    for tensor in json.loads(path.read_text())["tensors"]:
+        assert tensor["outside"] == 0
+        assert tensor["largest"] > tensor["high"] / 2
 
 
 def test_what_calibrates_nothing_has_no_agreement(quantize: Quantize) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from edgekit.export.calibration import CalibrationReader, stratified_sample
 from edgekit.export.calibrators import CALIBRATORS, calibrator
 from edgekit.export.graph import to_proto
+from edgekit.export.quantize import quantize
 from edgekit.runtime.data.digests import digest
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.data.source import ArrayImages, Split
@@ -151,6 +152,15 @@ def test_whatever_gives_batches_can_be_read(kind: str, model: ir.Model) -> None:
         assert calibrator("mse").ranges(model, reader, ("Conv",)) == expected
     assert reader.settings["samples"] == 32
     assert len(reader.digests()) == 32
+
+
+def test_quantization_reads_any_of_them(model: ir.Model) -> None:
+    expected, *others = (
+        to_proto(quantize(model, "int8", reader=reader).model)
+        for reader in (list(random_feeds()), random_feeds(), Peer(4))
+    )
+    assert others == [expected, expected]
+    assert to_proto(quantize(model, "int8", reader=Peer(2)).model) != expected
 
 
 @pytest.mark.parametrize("kind", ["generator", "onnxruntime"])
