@@ -4,8 +4,9 @@
 
 "pre" and "post" are edgekit's DenseNet as in the recipe densenet-cifar10, in either order; the
 others are torchvision's. Weights are drawn, normalizations have scales, shifts and statistics as if
-trained. Latency is that of onnxruntime with its own optimizations, one thread, batch 1: the median
-over runs in which all files of a model take turns.
+trained. "before" is the file as edgekit exports it, before any pass; "threshold" stands for
+`edgekit optimize --batch-norm threshold`. Latency is that of onnxruntime with its own
+optimizations, one thread, batch 1: the median over runs in which all files of a model take turns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import onnxruntime as ort
 from optimize_speed import TOOLS  # beside this file, like the next one
 
 from edgekit.bench.count import count
+from edgekit.commands.optimize import optimize_file
 from edgekit.export.graph import load_graph, nodes, save_graph
 from edgekit.export.quiet import quiet
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs
@@ -28,43 +30,41 @@ from edgekit.export.verify import largest_difference, random_inputs, run_outputs
 OURS = ("pre", "post")
 MODELS = (*OURS, "densenet121", "resnet50", "mobilenet_v3_large")
 WARM_UP = 5
-CIFAR = (32, 32)
+SIZES = {"pre": 32, "post": 32}
+RECIPE = {
+    "blocks": (6, 7, 8),
+    "growth": (12, 12, 15),
+    "groups": (2, 3, 3),
+    "bottleneck": 3,
+    "stem_width": 24,
+    "stem_stride": 2,
+}
 
 
 def source_file(name: str, folder: Path) -> Path:
-    """The file of a model as exported; made once."""
-    path = folder / f"{name}.onnx"
+    """The file of a model as edgekit exports it, before its passes; made once."""
+    path = folder / f"{name}.plain.onnx"
     if not path.exists():
-        from torchvision_models import exported
+        import torch
+        from torchvision_models import draw_statistics
 
-        if name not in OURS:
-            return exported(name, folder)
+        from edgekit.export.to_onnx import to_onnx
+        from edgekit.runtime.preprocessing import Preprocessing
+        from edgekit.train.models.table import build_model
+        from edgekit.train.vision import torchvision
+
+        torch.manual_seed(0)
+        if name in OURS:
+            module = build_model(
+                "densenet", {"order": name, **RECIPE}, in_channels=3, num_classes=10
+            )
+        else:
+            module = torchvision.models.get_model(name, weights=None)
+        draw_statistics(module.eval())
+        size = SIZES.get(name, 224)
         folder.mkdir(parents=True, exist_ok=True)
-        _export_ours(name, path)
+        save_graph(to_onnx(module, Preprocessing(size, size, (0.5,) * 3, (0.25,) * 3)), path)
     return path
-
-
-def _export_ours(order: str, path: Path) -> None:
-    import torch
-    from torchvision_models import draw_statistics
-
-    from edgekit.export.to_onnx import to_onnx
-    from edgekit.runtime.preprocessing import Preprocessing
-    from edgekit.train.models.table import build_model
-
-    torch.manual_seed(0)
-    options = {
-        "order": order,
-        "blocks": (6, 7, 8),
-        "growth": (12, 12, 15),
-        "groups": (2, 3, 3),
-        "bottleneck": 3,
-        "stem_width": 24,
-        "stem_stride": 2,
-    }
-    module = build_model("densenet", options, in_channels=3, num_classes=10).eval()
-    draw_statistics(module)
-    save_graph(to_onnx(module, Preprocessing(*CIFAR, (0.5,) * 3, (0.25,) * 3)), path)
 
 
 def made(source: Path, folder: Path) -> dict[str, Path]:
@@ -74,6 +74,8 @@ def made(source: Path, folder: Path) -> dict[str, Path]:
         files[tool] = folder / f"{source.stem}.{tool}.onnx"
         with quiet():
             load()(source, files[tool])
+    files["edgekit, threshold"] = folder / "threshold.onnx"
+    optimize_file(source, files["edgekit, threshold"], batch_norm="threshold", verify=False)
     return files
 
 
