@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -194,6 +195,20 @@ def optimize(
     print_optimize(result, format_)
 
 
+class Kernels(StrEnum):
+    """Whether `quantize` stores zeros for the sake of speed."""
+
+    FAST = "fast"
+    KEEP = "keep"
+
+
+class QuantizedBatchNorm(StrEnum):
+    """What `quantize` does with batch norm."""
+
+    THRESHOLD = "threshold"
+    KEEP = "keep"
+
+
 def quantize(
     model: options.Model,
     output: options.Output,
@@ -307,6 +322,26 @@ def quantize(
     std: options.Std = None,
     pack: options.PackOption = None,
     codebook: options.Codebook = None,
+    uint8_input: Annotated[
+        bool,
+        typer.Option(
+            "--uint8-input",
+            help="int8: the input becomes pixels, uint8 [N, height, width, channels], with "
+            "normalization folded into the first layer.",
+        ),
+    ] = False,
+    kernels: Annotated[
+        Kernels,
+        typer.Option(
+            help="int8: fast stores zeros where onnxruntime has a faster kernel for it, keep none."
+        ),
+    ] = Kernels.FAST,
+    batch_norm: Annotated[
+        QuantizedBatchNorm,
+        typer.Option(
+            "--batch-norm", help="int8: threshold folds it or turns it into thresholds, keep not."
+        ),
+    ] = QuantizedBatchNorm.THRESHOLD,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
@@ -342,6 +377,9 @@ def quantize(
         calibration_report=calibration_report,
         target=TargetChoice(target, reduce_range),
         packing=Packing.chosen(pack, codebook),
+        uint8_input=uint8_input,
+        kernels=kernels.value,
+        batch_norm=batch_norm.value,
         force=force,
     )
     print_quantize(result, format_)

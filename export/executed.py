@@ -79,13 +79,17 @@ def executed(model: ir.Model, excluded: Collection[str] = ()) -> Executed:
         path = Path(folder) / "optimized.onnx"
         open_session(source, optimized_path=path, validate=False)
         graph = from_proto(onnx.load(path)).graph
+    # A fused node is called after one that it holds, or after its output.
+    marks = set(excluded) | {
+        str(output.name) for n in model.graph if n.name in excluded for output in n.outputs
+    }
     floats = _float_values(graph)
     in_float, conversions = [], []
     for node in graph:
         if node.op_type in _CONVERSIONS:
             conversions.append(_told(node, _why_converted(node, floats)))
         elif any(value in floats for value in (*node.inputs, *node.outputs)) and not _sums(node):
-            in_float.append(_told(node, _why_float(node, excluded)))
+            in_float.append(_told(node, _why_float(node, marks)))
     counts = Counter(node.op_type for node in graph)
     return Executed(dict(counts.most_common()), tuple(in_float), tuple(conversions))
 

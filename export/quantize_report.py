@@ -77,7 +77,7 @@ def account(
         name = str(node.name)
         survivor = survivors.get(name) or survivors.get(f"{name}_MatMul")
         takes_part = name not in excluded and _is_taken(node, op_types)
-        if takes_part and (survivor is None or _computes_converted(survivor)):
+        if survivor is None or (takes_part and _computes_converted(survivor)):
             converted[node.op_type] += 1
             continue
         left.append(

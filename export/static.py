@@ -26,6 +26,7 @@ from edgekit.export.refinement import Refinements, Samples, Trial, Written, refi
 from edgekit.export.shared_scales import keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
+from edgekit.export.uint8_input import give_codes, pixel_ranges
 from edgekit.export.wider_channels import widen_channels
 
 Kernels = Literal["fast", "keep"]
@@ -144,6 +145,7 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     if options.kernels == "fast" and options.activations in ("QUInt8", "QInt8"):
         fit_kernels(model, options.exclude)
         widen_channels(model, options.exclude)
+    ranges = ranges | pixel_ranges(model)
     shared = share_scales(model, ranges, options.exclude)
     ranges = keep_clips(model, ranges, shared.ranges)
     quantized = to_qdq(
@@ -155,4 +157,5 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         reduce_range=options.reduce_range,
         wider=options.wider,
     )
+    give_codes(quantized)
     return Written(model, quantized)

@@ -30,7 +30,8 @@ from edgekit.export.graph import load_graph, model_preprocessing, save_graph, se
 from edgekit.export.pack import PackReport, check_unpacked
 from edgekit.export.quantize_report import QuantizeReport
 from edgekit.export.sensitivity import Layer, layers
-from edgekit.export.static import DEFAULT_METHOD, StaticOptions
+from edgekit.export.static import DEFAULT_METHOD, BatchNorm, Kernels, StaticOptions
+from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import AccuracyError, InputError
 from edgekit.runtime.files import check_output
 from edgekit.runtime.preprocessing import Preprocessing
@@ -150,6 +151,9 @@ def quantize_file(
     packing: Packing | None = None,
     calibration_report: Path | None = None,
     target: TargetChoice = THIS_MACHINE,
+    uint8_input: bool = False,
+    kernels: Kernels = "fast",
+    batch_norm: BatchNorm = "threshold",
     force: bool = False,
 ) -> QuantizeResult:
     """Convert a model file to a smaller precision.
@@ -170,6 +174,9 @@ def quantize_file(
         packing: Store the tensors packed; the accuracy that a codebook costs counts as lost.
         calibration_report: A file for the distribution and the range of each quantized tensor.
         target: The processor to write an int8 model for.
+        uint8_input: Let the model take pixels, uint8 [N, height, width, channels].
+        kernels: As in StaticOptions.
+        batch_norm: Likewise.
         force: Replace an existing output.
 
     Raises:
@@ -183,6 +190,11 @@ def quantize_file(
     model = load_graph(path)
     check_unpacked(model)
     by_hand = normalization != AS_STORED
+    if uint8_input:
+        if precision != "int8":
+            raise InputError("--uint8-input is for int8: leave it out")
+        model, by_hand = take_pixels(model, normalization.of(model)), False
+        normalization = AS_STORED
     preprocessing = normalization.of(model) if calibration or max_drop or by_hand else None
     run = held_out = None
     if preprocessing and calibration:
@@ -192,7 +204,12 @@ def quantize_file(
         held_out = digested(max_drop.data.load("test", preprocessing))
     if max_drop and held_out is None:
         raise InputError("--max-drop has no images to measure on; name some with --eval")
-    static = target.tune(StaticOptions())
+    static = target.tune(
+        StaticOptions(
+            kernels=kernels,
+            batch_norm=batch_norm,
+        )
+    )
     reader = run.reader if run else None
     # One calibrator for all conversions: it finds the ranges of a model once.
     method = run.method if run else calibrator(DEFAULT_METHOD)
