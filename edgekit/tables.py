@@ -25,7 +25,7 @@ from edgekit.commands.compare_text import comparison_pairs, comparison_tables
 from edgekit.commands.doctor import Diagnosis
 from edgekit.commands.doctor_text import diagnosis_pairs, diagnosis_tables
 from edgekit.commands.export import ExportResult
-from edgekit.commands.max_drop_text import search_pairs, search_table
+from edgekit.commands.max_drop_text import search_options, search_pairs, search_table
 from edgekit.commands.optimize import OptimizeResult
 from edgekit.commands.predict import Prediction
 from edgekit.commands.quantize import QuantizeResult
@@ -189,6 +189,7 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
     _print(_pairs(rows))
     if kept:
         _print_text_table(search_table(kept))
+        console.output().print(Text(search_options(kept)), soft_wrap=True)
         console.output().print()
     table = _table("operator", ">converted", ">left in float32", "because", "nodes")
     for op_type, number in report.converted.items():

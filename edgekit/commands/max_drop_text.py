@@ -9,7 +9,7 @@ from edgekit.commands.max_drop import KeptLayers
 
 
 def search_pairs(found: KeptLayers) -> Iterator[tuple[str, str]]:
-    """Names and values: how the search went, and what gives the same file again."""
+    """Names and values: how the search went."""
     count = sum(layer.kept_as == found.fallback for layer in found.layers)
     ended = "time ran out" if found.timed_out else "no fewer do" if found.met else "no number does"
     yield (
@@ -19,8 +19,13 @@ def search_pairs(found: KeptLayers) -> Iterator[tuple[str, str]]:
     )
     tried = (f"{trial.kept}: {trial.points:.2f}" for trial in found.trials)
     yield "points lost by number kept", ", ".join(tried)
-    if found.options:
-        yield "the same file without the search", found.options
+
+
+def search_options(found: KeptLayers) -> str:
+    """What gives the same file again, on one line however long."""
+    if not found.options:
+        return "the same file without the search: the same options without --max-drop"
+    return f"the same file without the search: {found.options}"
 
 
 def search_table(found: KeptLayers) -> TextTable:
