@@ -202,6 +202,21 @@ class Kernels(StrEnum):
     KEEP = "keep"
 
 
+class Switch(StrEnum):
+    """Whether `quantize` does what may make a model more accurate."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Rounding(StrEnum):
+    """How `quantize` rounds weights."""
+
+    NEAREST = "nearest"
+    ADAPTIVE = "adaptive"
+
+
 class QuantizedBatchNorm(StrEnum):
     """What `quantize` does with batch norm."""
 
@@ -342,6 +357,22 @@ def quantize(
             "--batch-norm", help="int8: threshold folds it or turns it into thresholds, keep not."
         ),
     ] = QuantizedBatchNorm.THRESHOLD,
+    equalize: Annotated[
+        Switch,
+        typer.Option(help="Scale channels so that one range serves them; auto: if it helps."),
+    ] = Switch.AUTO,
+    bias_correction: Annotated[
+        Switch,
+        typer.Option(help="Take layers' mean errors out of their biases; auto: if it helps."),
+    ] = Switch.AUTO,
+    rounding: Annotated[
+        Rounding,
+        typer.Option(help="adaptive: choose weights' codes by what layers give, if it helps."),
+    ] = Rounding.NEAREST,
+    rounding_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="Time for adaptive rounding. Default: 60.", show_default=False),
+    ] = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
@@ -352,6 +383,7 @@ def quantize(
     from edgekit.commands.packing import Packing
     from edgekit.commands.quantize import quantize_file
     from edgekit.commands.target import TargetChoice
+    from edgekit.export.refinement import Refinements
     from edgekit.tables import print_quantize
 
     def source(name: str | None) -> DataSource | None:
@@ -380,6 +412,12 @@ def quantize(
         uint8_input=uint8_input,
         kernels=kernels.value,
         batch_norm=batch_norm.value,
+        refinements=Refinements(
+            equalize.value,
+            bias_correction.value,
+            rounding.value,
+            **options.given({"rounding_seconds": rounding_seconds}),
+        ),
         force=force,
     )
     print_quantize(result, format_)

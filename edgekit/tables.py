@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -176,7 +176,12 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
         ("precision", report.precision),
         _written(result.output, result.bytes_before, result.bytes_after),
         *_packing_rows(result.packing),
-        *((f"setting {key}", str(value)) for key, value in report.settings.items()),
+        *(
+            (f"setting {key}", str(value))
+            for key, value in report.settings.items()
+            if key != "refinements"
+        ),
+        *((one["step"], _refinement(one)) for one in report.settings.get("refinements", ())),
     ]
     if agreement := result.agreement:
         rows.append(("agreement with float", str(agreement)))
@@ -199,6 +204,14 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
     _print(table, *(() if report.executed is None else [_executed_table(report.executed)]))
     for note in report.notes:
         console.say(f"note: {note}")
+
+
+def _refinement(trial: Mapping[str, Any]) -> str:
+    before, after = (
+        "no noise" if trial[key] is None else f"{trial[key]:.1f} dB"
+        for key in ("before_db", "after_db")
+    )
+    return f"{trial['what']}: {before} to {after}, {'kept' if trial['kept'] else 'not kept'}"
 
 
 def _executed_table(ran: Executed) -> Table:

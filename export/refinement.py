@@ -59,7 +59,7 @@ class Refinements:
     rounding_seconds: float = DEFAULT_SECONDS
     # A search converts one model again and again; whether to equalize it is decided once.
     _equalized: dict[str, tuple[ir.Model, Trial | None]] = field(
-        default_factory=dict, init=False, compare=False, repr=False
+        default_factory=dict, compare=False, repr=False
     )
 
     @property
@@ -112,15 +112,6 @@ class Trial:
     after_db: float | None
     kept: bool
     seconds: float
-
-    def __str__(self) -> str:
-        """The trial in one line."""
-        before, after = (
-            "no noise" if ratio is None else f"{ratio:.1f} dB"
-            for ratio in (self.before_db, self.after_db)
-        )
-        kept = "kept" if self.kept else "not kept"
-        return f"{self.step}, {self.what}: {before} to {after}, {kept}"
 
     def to_json(self) -> dict[str, Any]:
         """The trial for a model's metadata, without the time, which differs from run to run."""

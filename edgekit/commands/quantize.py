@@ -29,6 +29,7 @@ from edgekit.export.calibrators import Calibrator, Progress, calibrator
 from edgekit.export.graph import load_graph, model_preprocessing, save_graph, set_metadata
 from edgekit.export.pack import PackReport, check_unpacked
 from edgekit.export.quantize_report import QuantizeReport
+from edgekit.export.refinement import Refinements
 from edgekit.export.sensitivity import Layer, layers
 from edgekit.export.static import DEFAULT_METHOD, BatchNorm, Kernels, StaticOptions
 from edgekit.export.uint8_input import take_pixels
@@ -154,6 +155,7 @@ def quantize_file(
     uint8_input: bool = False,
     kernels: Kernels = "fast",
     batch_norm: BatchNorm = "threshold",
+    refinements: Refinements | None = None,
     force: bool = False,
 ) -> QuantizeResult:
     """Convert a model file to a smaller precision.
@@ -177,6 +179,7 @@ def quantize_file(
         uint8_input: Let the model take pixels, uint8 [N, height, width, channels].
         kernels: As in StaticOptions.
         batch_norm: Likewise.
+        refinements: What to try so that less accuracy is lost; None for the defaults.
         force: Replace an existing output.
 
     Raises:
@@ -208,6 +211,7 @@ def quantize_file(
         StaticOptions(
             kernels=kernels,
             batch_norm=batch_norm,
+            refinements=refinements or Refinements(),
         )
     )
     reader = run.reader if run else None
