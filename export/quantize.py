@@ -38,6 +38,7 @@ from edgekit.export.half import (
 )
 from edgekit.export.keep_float import keep_float
 from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
+from edgekit.export.split_activations import split_hard_swish
 from edgekit.export.static import DEFAULT_METHOD, StaticOptions, to_static
 from edgekit.export.thresholds import take_batch_norm_out
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
@@ -159,6 +160,8 @@ def quantize(
     if precision == "int8" and options.batch_norm == "threshold":
         given, note = take_batch_norm_out(model, exclude)
     work = _prepare(given)
+    if precision == "int8":
+        split_hard_swish(work)
     chosen = _excluded(work, exclude)
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
