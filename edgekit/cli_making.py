@@ -394,6 +394,9 @@ def quantize(
     options.refuse_idle(named, needed="--calib", given=calib)
     idle = {"eval": evaluate, "search-seconds": search_seconds}
     options.refuse_idle(idle, needed="--max-drop", given=max_drop)
+    adaptive = True if rounding is Rounding.ADAPTIVE else None
+    timed = {"rounding-seconds": rounding_seconds}
+    options.refuse_idle(timed, needed="--rounding adaptive", given=adaptive)
     limit = {"data": source(evaluate), "seconds": search_seconds}
     images = source(calib)
     result = quantize_file(

@@ -187,6 +187,7 @@ def quantize_file(
             lost and no layer can be spared, in which case nothing is written.
     """
     target.check(precision)
+    refinements = _refinements(refinements, precision)
     files = [path, output]
     _check_outputs(files, precision, calibration_report, best=max_drop is not None, force=force)
     check_cache(calibration.cache if calibration else None, precision, files)
@@ -211,7 +212,7 @@ def quantize_file(
         StaticOptions(
             kernels=kernels,
             batch_norm=batch_norm,
-            refinements=refinements or Refinements(),
+            refinements=refinements,
         )
     )
     reader = run.reader if run else None
@@ -259,6 +260,23 @@ def quantize_file(
         cache,
         warnings,
     )
+
+
+def _refinements(given: Refinements | None, precision: str) -> Refinements:
+    """What to try.
+
+    Raises:
+        InputError: something else than by default is asked for, and nothing is calibrated.
+    """
+    chosen = Refinements() if given is None else given
+    entry = export.PRECISIONS.get(precision)
+    if chosen != Refinements() and entry is not None and not entry.calibrated:
+        names = " and ".join(n for n, one in export.PRECISIONS.items() if one.calibrated)
+        raise InputError(
+            f"--equalize, --bias-correction and --rounding are for {names}: leave them out with "
+            f"{precision}"
+        )
+    return chosen
 
 
 def _check_outputs(
