@@ -365,6 +365,8 @@ def print_comparison(result: CompareResult, format_: Format, top: int) -> None:
     _print(_pairs(comparison_pairs(result)))
     for text in comparison_tables(result, top):
         _print_text_table(text)
+    for note in result.notes:
+        console.say(f"note: {note}")
 
 
 def print_predictions(predictions: Sequence[Prediction], format_: Format) -> None:

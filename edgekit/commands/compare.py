@@ -15,6 +15,7 @@ from edgekit import console
 from edgekit.bench.details import noise_of_files
 from edgekit.bench.figures import file_sha256
 from edgekit.bench.flips import Flip, flips
+from edgekit.bench.provenance import provenance
 from edgekit.bench.signal_to_noise import SignalToNoise
 from edgekit.commands.images import DataSource, Normalization
 from edgekit.export.graph import load_graph
@@ -55,6 +56,7 @@ class CompareResult:
         samples: Images that both have seen, spread evenly over it.
         noise: What differs inside.
         flips: Images that changed class.
+        notes: What keeps the ratios from telling a loss, one sentence each.
     """
 
     before: Side
@@ -64,6 +66,7 @@ class CompareResult:
     samples: int
     noise: SignalToNoise
     flips: tuple[Flip, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """One object for `json.dumps`; layers come worst first."""
@@ -76,6 +79,7 @@ class CompareResult:
             "models": [asdict(side) | {"path": str(side.path)} for side in self.sides],
             "signal_to_noise": noise,
             "flips": [asdict(flip) for flip in self.flips],
+            "notes": list(self.notes),
         }
 
     @property
@@ -121,7 +125,22 @@ def compare_files(
         )
     first, second = (Side(path, file_sha256(path), answers[path].top1) for path in (before, after))
     changed = flips(answers[before], answers[after], indices, split.class_names)
-    return CompareResult(first, second, split.name, split.part, len(chosen), noise, changed)
+    notes = tuple(
+        f"{path} was equalized: channels inside it are scaled, so that a low ratio there is no loss"
+        for path, model in models.items()
+        if _is_equalized(model)
+    )
+    return CompareResult(first, second, split.name, split.part, len(chosen), noise, changed, notes)
+
+
+def _is_equalized(model: ir.Model) -> bool:
+    """Whether the quantizer's record says that it kept an equalization."""
+    record = provenance(model.metadata_props).get("calibration")
+    steps = record.get("refinements") if isinstance(record, dict) else None
+    return isinstance(steps, list) and any(
+        isinstance(step, dict) and step.get("step") == "equalize" and step.get("kept") is True
+        for step in steps
+    )
 
 
 def _preprocessing(path: Path, model: ir.Model, normalization: Normalization) -> Preprocessing:

@@ -78,6 +78,17 @@ def test_a_model_beside_itself_differs_nowhere(edgekit: Command, model: Path) ->
     assert result["flips"] == []
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_equalized_model_is_told(kept: bool, edgekit: Command, model: Path) -> None:
+    record = json.dumps({"refinements": [{"step": "equalize", "kept": kept}]})
+
+    def note(proto: onnx.ModelProto) -> None:
+        proto.metadata_props.add(key="edgekit.calibration", value=record)
+
+    outcome = edgekit("compare", model, changed(note, model), "--data", "digits", "--samples", 4)
+    assert ("was equalized" in outcome.err) is kept
+
+
 def test_models_that_cannot_be_compared(refuses: Command, model: Path, tmp_path: Path) -> None:
     def run(path: Path) -> str:
         error: str = refuses("compare", model, path, "--data", "digits").err
