@@ -69,7 +69,7 @@ def find_capabilities() -> Capabilities:
 
 
 def find_extras() -> tuple[Extra, ...]:
-    """edgekit's extras by its own metadata, but for those made of others."""
+    """The extras in edgekit's own metadata, but for those made of others."""
     packages: dict[str, list[str]] = {}
     for requirement in metadata.requires(_PACKAGE) or ():
         found, name = _EXTRA.search(requirement), _NAME.match(requirement)
