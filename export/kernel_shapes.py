@@ -12,7 +12,7 @@ one first copies each window out, group by group, and multiplies what may be nar
 
 None changes a result, save for the pool's rounding, which then happens once instead of twice.
 The price is stored zeros, which `--pack` keeps as one bit each, and multiply-accumulates by zero.
-tests/peers/int8_kernels.py measures what each form costs.
+tests/peers/int8_speed.py measures whole networks with it and without.
 """
 
 from __future__ import annotations
