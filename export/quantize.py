@@ -156,13 +156,14 @@ def quantize(
     _check_fallback(fallback, precision)
     _check_float(model)
     options = static or StaticOptions()
+    pattern = None if exclude is None else _pattern(exclude)
     given, note = model, None
     if precision == "int8" and options.batch_norm == "threshold":
-        given, note = take_batch_norm_out(model, exclude)
+        given, note = take_batch_norm_out(model, pattern)
     work = _prepare(given)
     if precision == "int8":
         split_hard_swish(work)
-    chosen = _excluded(work, exclude)
+    chosen = frozenset[str]() if pattern is None else _excluded(work, pattern)
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
         reader = CalibrationReader.from_feeds(reader)
@@ -247,19 +248,23 @@ def _ask_types(model: ir.Model) -> None:
             value.shape = ir.Shape(answer.shape)
 
 
-def _excluded(model: ir.Model, exclude: str | None) -> frozenset[str]:
-    if exclude is None:
-        return frozenset()
-    names = [str(node.name) for node in model.graph]
+def _pattern(exclude: str) -> re.Pattern[str]:
     try:
-        found = frozenset(name for name in names if re.search(exclude, name))
+        return re.compile(exclude)
     except re.error as error:
         raise InputError(
             f"--exclude {exclude!r} is no regular expression ({error}): escape special characters"
         ) from error
+
+
+def _excluded(model: ir.Model, pattern: re.Pattern[str]) -> frozenset[str]:
+    names = [str(node.name) for node in model.graph]
+    found = frozenset(filter(pattern.search, names))
     if not found:
-        close = difflib.get_close_matches(exclude, names, n=5, cutoff=0.3) or names[:5]
-        raise InputError(f"--exclude {exclude!r} matches no node; close names: {', '.join(close)}")
+        close = difflib.get_close_matches(pattern.pattern, names, n=5, cutoff=0.3) or names[:5]
+        raise InputError(
+            f"--exclude {pattern.pattern!r} matches no node; close names: {', '.join(close)}"
+        )
     return found
 
 

@@ -24,7 +24,9 @@ PASSES = (
 )
 
 
-def take_batch_norm_out(model: ir.Model, exclude: str | None = None) -> tuple[ir.Model, str | None]:
+def take_batch_norm_out(
+    model: ir.Model, exclude: re.Pattern[str] | None = None
+) -> tuple[ir.Model, str | None]:
     """Fold each BatchNormalization or turn it into thresholds.
 
     Nothing is done where the installed onnxruntime has no thresholds on codes, and where `exclude`
@@ -32,13 +34,13 @@ def take_batch_norm_out(model: ir.Model, exclude: str | None = None) -> tuple[ir
 
     Args:
         model: A float32 model; it is not changed.
-        exclude: Regular expression for the names of nodes that are to stay float32.
+        exclude: Found in the names of nodes that are to stay float32.
 
     Returns:
         The model, the one given where nothing was done, and a sentence on what was.
     """
     names = [str(n.name) for n in nodes(model) if n.op_type == "BatchNormalization"]
-    kept = exclude is not None and any(re.search(exclude, name) for name in names)
+    kept = exclude is not None and any(map(exclude.search, names))
     if not names or kept or not runs_thresholds_on_codes():
         return model, None
     work = from_proto(to_proto(model))
