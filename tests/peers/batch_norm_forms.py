@@ -5,7 +5,7 @@
 Every row is one site: two 1x1 convolutions, Concat, the form, a 1x1 convolution; float32, batch 1,
 one thread. Printed is the form's own time in ns an element: the median over runs in turns, less the
 median of the same graph without it. These figures are the costs in
-export/passes/batch_norm_cost.py.
+export/passes/batch_norm_forms.py.
 """
 
 from __future__ import annotations
