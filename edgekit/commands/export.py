@@ -106,7 +106,7 @@ def export_checkpoint(
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that a path names: a file, the one in a finished run's folder, or a shipped one.
+    """The checkpoint that is meant: a file, the one in a finished run's folder, or a shipped one.
 
     Raises:
         CheckpointError: the folder holds none, or there is none of that name.

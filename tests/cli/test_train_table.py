@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.commands.train import TrainResult
 from edgekit.options import Format
-from edgekit.tables import print_run
+from edgekit.tables_training import print_run
 from edgekit.train.prune_channels import ChannelPruning, LayerCut
 from edgekit.train.run_folder import RunResult
 

@@ -1,4 +1,4 @@
-"""Commands that make a file: each parses, calls one function and prints."""
+"""Commands that write a model: each parses, calls one function and prints."""
 
 from __future__ import annotations
 
@@ -8,88 +8,8 @@ from typing import Annotated
 
 import typer
 
-from edgekit import console, options
+from edgekit import options
 from edgekit.options import Format
-
-
-def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to fill.")] = Path(
-        "edgekit-demo"
-    ),
-    force: options.Force = False,
-    format_: options.FormatOption = Format.TABLE,
-) -> None:
-    """Do the whole job on embedded data: train, prune, export, optimize, quantize, bench."""
-    from edgekit.commands.bench import BenchResult
-    from edgekit.commands.demo import run_demo
-    from edgekit.tables import print_bench
-
-    print_bench(BenchResult(run_demo(output, force=force)), format_)
-    console.say(f"models, bench.json, summary.md, front.png and report.html are in {output}")
-
-
-def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A .toml file, or a shipped recipe's name.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="The run's folder; runs/NAME by default.", show_default=False
-        ),
-    ] = None,
-    data_dir: options.DataDir = None,
-    download: options.Download = False,
-    devices: Annotated[int, typer.Option(min=1, help="Devices to train on, a process each.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, when started by torchrun.")] = 1,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Start over, finished or not.")] = False,
-    format_: options.FormatOption = Format.TABLE,
-) -> None:
-    """Train, prune and distill as a recipe says; an interrupted run is resumed."""
-    from edgekit.commands.train import train_recipe
-    from edgekit.tables import print_run
-
-    result = train_recipe(
-        recipe,
-        output,
-        data_dir=data_dir,
-        download=download,
-        devices=devices,
-        nodes=nodes,
-        accelerator=accelerator,
-        force=force,
-    )
-    print_run(result, format_)
-
-
-def study(
-    study_: Annotated[
-        str,
-        typer.Argument(metavar="STUDY", help="A .toml file, or a shipped study's name."),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The folder for all of it; runs/NAME by default.",
-            show_default=False,
-        ),
-    ] = None,
-    data_dir: options.DataDir = None,
-    download: options.Download = False,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    format_: options.FormatOption = Format.TABLE,
-) -> None:
-    """Train a recipe's variants, convert and compare them; an interrupted study is resumed."""
-    from edgekit.commands.study import run_study
-    from edgekit.tables import print_study
-
-    result = run_study(
-        study_, output, data_dir=data_dir, download=download, accelerator=accelerator
-    )
-    print_study(result, format_)
 
 
 def export(
@@ -124,7 +44,7 @@ def export(
     """Turn a checkpoint into ONNX, check it against torch, then run the exact passes."""
     from edgekit.commands.export import export_checkpoint
     from edgekit.commands.images import DataSource
-    from edgekit.tables import print_export
+    from edgekit.tables_converting import print_export
 
     result = export_checkpoint(
         checkpoint,
@@ -141,7 +61,7 @@ def export(
 
 def _list_passes(wanted: bool) -> None:
     if wanted:
-        from edgekit.tables import print_passes
+        from edgekit.tables_converting import print_passes
 
         print_passes()
         raise typer.Exit
@@ -179,7 +99,7 @@ def optimize(
     from edgekit.commands.images import DataSource, Normalization
     from edgekit.commands.optimize import optimize_file
     from edgekit.commands.packing import Packing
-    from edgekit.tables import print_optimize
+    from edgekit.tables_converting import print_optimize
 
     result = optimize_file(
         model,
@@ -384,7 +304,7 @@ def quantize(
     from edgekit.commands.quantize import quantize_file
     from edgekit.commands.target import TargetChoice
     from edgekit.export.refinement import Refinements
-    from edgekit.tables import print_quantize
+    from edgekit.tables_converting import print_quantize
 
     def source(name: str | None) -> DataSource | None:
         return None if name is None else DataSource(name, data_dir, download)

@@ -1,1 +1,0 @@
-../../edgekit/cli_making.py

@@ -1,0 +1,1 @@
+../../edgekit/tables_measuring.py
