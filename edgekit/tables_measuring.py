@@ -52,7 +52,7 @@ def _print_models(report: BenchReport) -> None:
         show(pairs([*zip(titles, model, strict=True), ("", "")]))
     lowest = pairs(zip(titles, last, strict=True))
     lowest.caption, lowest.caption_justify = caption, "left"
-    show(pairs)
+    show(lowest)
 
 
 def print_comparison(result: CompareResult, format_: Format, top: int) -> None:
