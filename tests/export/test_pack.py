@@ -18,7 +18,6 @@ from edgekit.export import pack as pack_module
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import from_proto, model_preprocessing, to_proto
 from edgekit.export.pack import METADATA_KEY, pack
-from edgekit.export.packing import decoder
 from edgekit.export.packing.builder import Builder
 from edgekit.export.packing.check import FOLDING_LIMIT, load
 from edgekit.export.packing.codebook import share_values
@@ -57,7 +56,7 @@ def float_model(whole: bool, sparsity: float) -> ir.Model:
             module.train()(torch.from_numpy(images))
         for weights in module.parameters():
             if weights.ndim > 1:
-                weights *= weights.abs() > torch.quantile(weights.abs().flatten(), sparsity)
+                weights.mul_(weights.abs() > torch.quantile(weights.abs().flatten(), sparsity))
     return to_onnx(module, DIGITS)
 
 
@@ -93,10 +92,15 @@ def test_an_int8_file_is_within_a_tenth_of_what_its_values_need(sparsity: float)
 def test_a_file_of_4_bit_codes_is_within_a_tenth_of_what_they_need() -> None:
     model = int8_model(True, 0.5)
     report = pack(model, codebook=4).report
-    assert set(report.tensors.values()) == {"mask+codes4"}
+    pools = {name for name in report.tensors if "pool" in name}  # of one value each
+    assert {report.tensors[name] for name in pools} == {"codes1"}
+    assert {report.tensors[name] for name in report.tensors.keys() - pools} == {"mask+codes4"}
     bits = 0
     for tensor in count(model).parameters:
-        if tensor.name.removesuffix("_quantized") in report.tensors:
+        name = tensor.name.removesuffix("_quantized")
+        if name in pools:
+            bits += tensor.elements + tensor.bits
+        elif name in report.tensors:
             bits += 4 * tensor.nonzero + tensor.elements + 16 * tensor.bits
         else:
             bits += tensor.stored_bits
@@ -124,8 +128,8 @@ def test_what_runs_is_what_ran_before(precision: str, form: pack_module.Form) ->
 
 
 def test_a_wrong_mask_is_found_by_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = decoder._nonzero
-    monkeypatch.setattr(decoder, "_nonzero", lambda blob: np.roll(right(blob), 1))
+    right = Blob.nonzero.func  # type: ignore[attr-defined]
+    monkeypatch.setattr(Blob, "nonzero", property(lambda blob: np.roll(right(blob), 1)))
     with pytest.raises(PassError, match=r"its outputs differ.*leave out --pack"):
         pack(float_model(False, 0.5))
 
@@ -204,6 +208,23 @@ def test_every_storage_gives_every_type_back(storage: Storage, in_function: bool
             arrays.append(array)
         decoded = unpacked(arrays, storage, in_function)
         assert all(a.tobytes() == b.tobytes() for a, b in zip(arrays, decoded, strict=True))
+
+
+@pytest.mark.parametrize("in_function", [False, True])
+@pytest.mark.parametrize("storage", [Storage(True, 0), Storage(True, 3)], ids=str)
+def test_a_mask_of_many_zero_bytes_has_a_mask(storage: Storage, in_function: bool) -> None:
+    generator = np.random.default_rng(0)
+    sparse = generator.integers(1, 8, (61, 149)).astype(np.int8) * (np.arange(149) < 40)
+    tiny = generator.integers(1, 8, 3).astype(np.int8)
+    decoded = unpacked([sparse, tiny], storage, in_function)
+    assert np.array_equal(decoded[0], sparse)
+    assert np.array_equal(decoded[1], tiny)
+    values = [
+        Packable(ir.Value(name="w", const_value=ir.tensor(array)), signed_zeros=False)
+        for array in (sparse, generator.permutation(sparse.reshape(-1)))
+    ]
+    masks_its_mask = [Blob(storage, [value]).masks_its_mask for value in values]
+    assert masks_its_mask == [True, False]
 
 
 def unpacked(
