@@ -84,14 +84,15 @@ def _edit(node: ir.Node, weight: Floats, bias: Floats, added: Floats) -> WeightE
 def _take_conv(node: ir.Node, factor: Floats, shift: Floats) -> WeightEdit:
     weight = read_own_floats(node.inputs[1], "weight")
     groups = node.attributes.get_int("group", 1)
-    ones = (1,) * (weight.ndim - 2)
     _check_count(node, weight.shape[1] * groups, factor)
-    by_group = weight.reshape(groups, -1, *weight.shape[1:])
-    shifted = by_group * shift.reshape(groups, 1, -1, *ones)
-    if is_padded(node, weight.shape[2:]) and shifted.any():
-        raise NotExactError(f"{_described(node)} pads, and the shift is not zero")
-    scaled = (by_group * factor.reshape(groups, 1, -1, *ones)).reshape(weight.shape)
-    added = shifted.sum(axis=tuple(range(2, weight.ndim + 1))).reshape(-1)
+    by_group = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
+    shifts = shift.reshape(groups, -1, 1)
+    if is_padded(node, weight.shape[2:]) and shift.any():
+        shifted = by_group.any(axis=(1, 3)) & (shifts[..., 0] != 0)
+        if shifted.any():
+            raise NotExactError(f"{_described(node)} pads, and the shift is not zero")
+    scaled = (by_group * factor.reshape(groups, 1, -1, 1)).reshape(weight.shape)
+    added = (by_group.sum(axis=3) @ shifts).reshape(-1)
     return _edit(node, scaled, read_bias(node, 2, weight.shape[0]), added)
 
 
