@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from edgekit.bench.memory import own_peak_rss_bytes
 from edgekit.export.calibration import CalibrationReader, Feed
 from edgekit.export.calibrators import CALIBRATORS, calibrator
 from edgekit.export.graph import load_graph, model_preprocessing
@@ -108,7 +108,7 @@ def measure(tool: str, path: Path, count: int) -> dict[str, Any]:
     start = time.perf_counter()
     ranges = TOOLS[tool](path, reader)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = own_peak_rss_bytes()
     return {"seconds": seconds, "peak": peak, "tensors": sorted(ranges)}
 
 

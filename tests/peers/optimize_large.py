@@ -60,15 +60,16 @@ def write_chain(path: Path, weights: int) -> None:
 def peak_bytes(*command: str) -> int:
     """Peak of the resident memory of `edgekit COMMAND`."""
     code = (
-        "import resource, sys; from edgekit.cli import main\n"
+        "import sys; from edgekit.bench.memory import own_peak_rss_bytes\n"
+        "from edgekit.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(own_peak_rss_bytes())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, text=True, check=True
     )
-    return int(done.stdout.splitlines()[-1]) * 1024
+    return int(done.stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from edgekit.bench.memory import own_peak_rss_bytes
 
 MODELS = ("densenet121", "resnet50", "vit_b_16")
 
@@ -69,10 +70,10 @@ TOOLS: dict[str, Callable[[], Job]] = {
 def run_here(tool: str, source: Path, target: Path) -> None:
     """Run one tool in this process, and print what it took."""
     job = TOOLS[tool]()
-    imported, start = _peak_bytes(), time.perf_counter()
+    imported, start = own_peak_rss_bytes(), time.perf_counter()
     job(source, target)
     seconds = time.perf_counter() - start
-    print(json.dumps({"optimize": seconds, "bytes": _peak_bytes() - imported}))
+    print(json.dumps({"optimize": seconds, "bytes": own_peak_rss_bytes() - imported}))
 
 
 def run(tool: str, source: Path, target: Path) -> dict[str, float]:
@@ -129,10 +130,6 @@ def main() -> None:
                 f"| {took['process']:.2f} | {took['bytes'] / size:.2f}x |",
                 flush=True,
             )
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":
