@@ -177,12 +177,15 @@ def test_an_int8_model_counts_the_same_packed() -> None:
     assert macs[0] == macs[1]
 
 
-def test_openvino_computes_the_same() -> None:
+@pytest.mark.parametrize(("sparsity", "masked_mask"), [(0.5, False), (0.95, True)])
+def test_openvino_computes_the_same(sparsity: float, masked_mask: bool) -> None:
     openvino = pytest.importorskip("openvino", reason="a peer, not needed to use edgekit")
-    model = float_model(False, 0.5)
+    model = float_model(False, sparsity)
+    packed = pack(model).model
+    assert (sum(node.op_type == "CumSum" for node in packed.graph) == 2) == masked_mask
     inputs = random_inputs(model)
     results = []
-    for each in (model, pack(model).model):
+    for each in (model, packed):
         core = openvino.Core()
         read = core.read_model(to_proto(each).SerializeToString())
         compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

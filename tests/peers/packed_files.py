@@ -27,7 +27,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from torchvision_models import exported
 
 from edgekit.bench.count import Counts, count
 from edgekit.bench.scores import storage_bits
@@ -134,6 +133,8 @@ def quantizer_bits(model: ir.Model) -> int:
 
 def torchvision_model(name: str) -> ir.Model:
     """A float32 model of torchvision, the smaller half of each of its weights zero."""
+    from torchvision_models import exported  # beside this file
+
     with tempfile.TemporaryDirectory() as folder:
         model = from_proto(to_proto(load_graph(exported(name, Path(folder)))))
     for value in model.graph.initializers.values():
