@@ -10,7 +10,8 @@ of one image. With --torchvision they are those of that model, in float32, half 
 "Needed" is non-zero values or codes at their width, one mask bit an element of what has zeros,
 codebooks, and the scales and zero points of activations and the scales of weights. "Counted" is the
 MicroNet storage of the file before packing, by `edgekit inspect`: it has the scales of biases too,
-which are products of the others, and zero points that are zero.
+which are products of the others, and zero points that are zero. With a codebook weights count as
+codes in both.
 """
 
 from __future__ import annotations
