@@ -209,8 +209,8 @@ def _panel(axis: Axes, cost: Cost, candidates: Sequence[Candidate], tone: Tone) 
             zorder=3,
         )
     axis.set_xlabel(cost.title)
-    axis.margins(x=0.2, y=0.12)
-    axis.set_xlim(left=0)
+    axis.margins(y=0.12)
+    axis.set_xlim(0, 1.2 * max(x for x, _ in points.values()) or 1)
     axis.grid(visible=True)
     axis.tick_params(length=0)
     return points
