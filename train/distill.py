@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -15,6 +16,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.compiled import CompiledNetwork
 from edgekit.train.recipe_keys import DistillRecipe
+from edgekit.train.teacher_outputs import TeacherOutputs, View
 
 # What the teacher's weight is multiplied by, from how much of the training is done, 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -44,6 +46,14 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return divergence * temperature**2
 
 
+class BatchIndex(NamedTuple):
+    """Which batch of a training it is, and of which process; all from 0."""
+
+    epoch: int
+    step: int
+    process: int = 0
+
+
 class Distillation:
     """A teacher and how much it counts.
 
@@ -69,6 +79,7 @@ class Distillation:
         channels_last: bool = False,
     ) -> None:
         self.recipe = recipe
+        self._outputs: TeacherOutputs | None = None
         self.teacher = teacher.eval().requires_grad_(False)
         if channels_last:
             self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -84,7 +95,17 @@ class Distillation:
         self.teacher.to(device)
         self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
-    def mix(self, label_loss: Tensor, student: Tensor, inputs: Tensor, done: float) -> Tensor:
+    def keep_outputs(self, outputs: TeacherOutputs) -> None:
+        """Ask the teacher only for what is not among these."""
+        self._outputs = outputs
+
+    def draws_of(self, epoch: int) -> int:
+        """The epoch whose order and augmentation an epoch has; earlier where views repeat."""
+        return epoch % self.recipe.views if self.recipe.views else epoch
+
+    def mix(
+        self, label_loss: Tensor, student: Tensor, inputs: Tensor, done: float, batch: BatchIndex
+    ) -> Tensor:
         """(1 - w) times the loss on the labels plus w times the loss on the teacher's targets.
 
         Args:
@@ -92,6 +113,7 @@ class Distillation:
             student: The student's logits [B, classes].
             inputs: What the student saw [B, C, H, W].
             done: How much of the training is done, 0 to 1.
+            batch: Which batch of which epoch it is.
         """
         weight = self.recipe.weight * SCHEDULES[self.recipe.schedule](done)
         if weight == 0:
@@ -99,9 +121,20 @@ class Distillation:
         if self._renormalizes:
             inputs = inputs * self._scale + self._shift
         with torch.no_grad():
-            teacher = self._compiled(inputs)
+            teacher = self._ask(inputs, batch)
         taught = distillation_loss(student, teacher, self.recipe.temperature)
         return (1 - weight) * label_loss + weight * taught
+
+    def _ask(self, inputs: Tensor, batch: BatchIndex) -> Tensor:
+        if self._outputs is None:
+            return self._compiled(inputs)
+        view = View(self.draws_of(batch.epoch), batch.process)
+        return self._outputs.ask(view, batch.step, inputs, self._compiled)
+
+    def end_epoch(self) -> None:
+        """Keep what the teacher said."""
+        if self._outputs is not None:
+            self._outputs.end_view()
 
 
 def load_teacher(

@@ -30,7 +30,7 @@ from edgekit.train.batches import (
     training_batches,
 )
 from edgekit.train.compiled import CompiledNetwork
-from edgekit.train.distill import Distillation
+from edgekit.train.distill import BatchIndex, Distillation
 from edgekit.train.ema import WeightAverage
 from edgekit.train.optim import make_optimizer, make_schedule, side_at
 from edgekit.train.prune_weights import WeightPruning, sparsity_of
@@ -121,7 +121,7 @@ class TrainingModule(L.LightningModule):
             len(split),
             recipe.batch_size,
             seed=self._seed,
-            epoch=lambda: self.current_epoch,
+            epoch=lambda: self._draws_epoch,
             share=self._share,
         )
 
@@ -177,7 +177,7 @@ class TrainingModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed the epoch's draws, and round what is to be rounded from this epoch on."""
-        key = (self._seed * 1_000_003 + self.current_epoch) * 1_009 + self.trainer.global_rank
+        key = (self._seed * 1_000_003 + self._draws_epoch) * 1_009 + self.trainer.global_rank
         torch.manual_seed(key % 2**63)
         self._loss_sum, self._loss_count = 0.0, 0
         if self._quantization is not None:
@@ -187,9 +187,13 @@ class TrainingModule(L.LightningModule):
                 self.average.restart(self.network, names)
         self._epoch_began = time.perf_counter()
 
+    @property
+    def _draws_epoch(self) -> int:
+        epoch = self.current_epoch
+        return epoch if self._distillation is None else self._distillation.draws_of(epoch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch: cross-entropy, mixed with a teacher's if there is one."""
-        del batch_idx
         recipe = self._train_recipe
         inputs, targets = batch
         side = side_at(recipe.resolutions, self.current_epoch)
@@ -197,7 +201,8 @@ class TrainingModule(L.LightningModule):
         loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
         if self._distillation is not None:
             done = self._steps / (recipe.epochs * self._steps_per_epoch)
-            loss = self._distillation.mix(loss, logits, inputs, done)
+            index = BatchIndex(self.current_epoch, batch_idx, self.trainer.global_rank)
+            loss = self._distillation.mix(loss, logits, inputs, done, index)
         self._losses.append(loss.detach())
         return loss
 
@@ -247,7 +252,9 @@ class TrainingModule(L.LightningModule):
         self.history.append(row)
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch."""
+        """Keep the teacher's answers, and log the epoch."""
+        if self._distillation is not None:
+            self._distillation.end_epoch()
         for logger in self.loggers:
             logger.log_metrics(self.history[-1], self._steps)
 

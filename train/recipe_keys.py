@@ -129,7 +129,7 @@ class PruneRecipe:
 
 @dataclass(frozen=True)
 class PruneChannelsRecipe:
-    """Channel pruning after training, then fine-tuning.
+    """Channel pruning after training, then fine-tuning, in which [prune] then takes place.
 
     Attributes:
         ratio: Share of the channels that is removed.
@@ -153,12 +153,18 @@ class DistillRecipe:
         temperature: What both networks' logits are divided by.
         weight: The teacher's share of the loss, at the start.
         schedule: How that share moves over the epochs: not at all, or to zero.
+        views: Epochs after which the order of the images and their augmentation repeat, so that
+            the teacher is asked about each batch once; 0 repeats nothing.
+        outputs: Folder where its answers are kept, for other runs too; relative to the recipe's
+            file. Left out, it is in the run's folder.
     """
 
     teacher: str
     temperature: float = 4.0
     weight: float = 0.5
     schedule: DistillSchedule = "constant"
+    views: int = 0
+    outputs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +276,7 @@ RANGES: dict[str, Rule] = {
     "prune_channels.round_to": _COUNT,
     "distill.temperature": _POSITIVE,
     "distill.weight": _UNIT,
+    "distill.views": _NOT_NEGATIVE,
     "quantize.weight_bits": Rule(lambda v: 2 <= v <= 8, "from 2 to 8"),
     "quantize.activation_bits": Rule(lambda v: 4 <= v <= 8, "from 4 to 8"),
     "quantize.begin": _SHARE,

@@ -25,7 +25,7 @@ from edgekit.train.prune_weights import WeightPruning, cubic_schedule, sparsity_
 from edgekit.train.quantization import Quantization, plain_state
 from edgekit.train.rank import is_first_process, wait_for_all
 from edgekit.train.recipe import Recipe
-from edgekit.train.recipe_keys import PruneChannelsRecipe, QuantizeRecipe, TrainRecipe
+from edgekit.train.recipe_keys import PruneChannelsRecipe, PruneRecipe, TrainRecipe
 from edgekit.train.run_folder import (
     FINE_TUNE,
     MODEL,
@@ -38,6 +38,7 @@ from edgekit.train.run_folder import (
     summarize,
 )
 from edgekit.train.start import load_start
+from edgekit.train.teacher_outputs import TeacherOutputs, outputs_folder
 
 __all__ = ["RunResult", "load_training_data", "run_recipe"]
 
@@ -94,7 +95,7 @@ def run_recipe(
     with torch.random.fork_rng(devices=[]):
         data = load_training_data(recipe, data_dir=data_dir, download=download)
         network, data = _first_network(recipe, data)
-        distillation = _distillation(recipe, data)
+        distillation = _distillation(recipe, data, run_dir)
         prepare_folder(recipe, run_dir, force=force)
         run = _Run(
             recipe,
@@ -129,23 +130,11 @@ class _Run:
         """
         channels = self.recipe.prune_channels
         if channels is None:
-            return self._train_weights(network, self.folder / MODEL), None
+            return self._stage(network, self.recipe.train, self.folder, self.folder / MODEL), None
         trained = self.folder / TRAINED
         if not (self.resume and trained.is_file()):
-            self._train_weights(network, trained)
+            self._stage(network, self.recipe.train, self.folder, trained)
         return self._fine_tune(channels, trained)
-
-    def _train_weights(self, network: nn.Module, target: Path) -> History:
-        train, prune = self.recipe.train, self.recipe.prune
-        total = len(self.data.train)
-        steps_per_epoch = total // min(train.batch_size, total)
-        pruning = None
-        if prune is not None:
-            pruning = WeightPruning(network, cubic_schedule(prune, train.epochs, steps_per_epoch))
-        elif sparsity_of(network):  # as a checkpoint left it
-            pruning = WeightPruning(network, None)
-        quantize = None if self.recipe.prune_channels else self.recipe.quantize
-        return self._stage(network, train, pruning, quantize, self.folder, target)
 
     def _fine_tune(
         self, channels: PruneChannelsRecipe, trained: Path
@@ -163,23 +152,19 @@ class _Run:
             milestones=(),
             resolutions=(),
         )
-        pruning = WeightPruning(network, None) if sparsity_of(network) else None
-        folder = self.folder / FINE_TUNE
-        target = self.folder / MODEL
-        quantize = self.recipe.quantize
-        return self._stage(network, train, pruning, quantize, folder, target), cut
+        return self._stage(network, train, self.folder / FINE_TUNE, self.folder / MODEL), cut
 
     def _stage(
         self,
         network: nn.Module,
         train: TrainRecipe,
-        pruning: WeightPruning | None,
-        quantize: QuantizeRecipe | None,
         folder: Path,
         target: Path,
     ) -> History:
         if train.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        is_last = target.name == MODEL
+        quantize = self.recipe.quantize if is_last else None
         quantization = None if quantize is None else Quantization(network, quantize, train.epochs)
         module = TrainingModule(
             network,
@@ -187,7 +172,7 @@ class _Run:
             self.recipe.augment,
             self.data,
             seed=self.recipe.seed,
-            pruning=pruning,
+            pruning=self._pruning(network, train, self.recipe.prune if is_last else None),
             distillation=self.distillation,
             quantization=quantization,
         )
@@ -206,6 +191,16 @@ class _Run:
         self._save(network, target)
         wait_for_all()
         return module.history
+
+    def _pruning(
+        self, network: nn.Module, train: TrainRecipe, prune: PruneRecipe | None
+    ) -> WeightPruning | None:
+        if prune is not None:
+            total = len(self.data.train)
+            steps_per_epoch = total // min(train.batch_size, total)
+            return WeightPruning(network, cubic_schedule(prune, train.epochs, steps_per_epoch))
+        # What is zero already, as a checkpoint left it, stays zero.
+        return WeightPruning(network, None) if sparsity_of(network) else None
 
     def _save(self, network: nn.Module, target: Path) -> None:
         if not is_first_process():
@@ -276,14 +271,18 @@ def _first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, Train
     return network, data
 
 
-def _distillation(recipe: Recipe, data: TrainingData) -> Distillation | None:
+def _distillation(recipe: Recipe, data: TrainingData, run_dir: Path) -> Distillation | None:
     keys = recipe.distill
     if keys is None:
         return None
-    return load_teacher(
+    teacher = recipe.path(keys.teacher)
+    distillation = load_teacher(
         keys,
-        recipe.path(keys.teacher),
+        teacher,
         data.preprocessing,
         compile=recipe.train.compile,
         channels_last=recipe.train.channels_last,
     )
+    if keys.views:
+        distillation.keep_outputs(TeacherOutputs(outputs_folder(recipe, teacher, run_dir)))
+    return distillation

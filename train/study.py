@@ -1,7 +1,7 @@
 """A study: one recipe, varied, each variant trained with several seeds; as a TOML file.
 
     name = "augmentation-cifar10"
-    base = "densenet-cifar10"        # a recipe: a file beside this one, or a shipped one by name
+    base = "densenet-cifar10-grouped"  # a recipe: a file beside this one, or a shipped one by name
     seeds = [0, 1, 2]
     set.train.epochs = 10            # changes of the base, for all variants
 

@@ -2,8 +2,8 @@
 
     python tests/peers/packed_files.py [--time [--torchvision resnet18 --runs 20 --rounds 5]]
 
-The network is that of the recipe densenet-cifar10 with random weights, the smallest of each layer
-zero, at int8 as `edgekit quantize` makes it, with zeros stored for the sake of faster kernels and
+The network is that of the recipe densenet-cifar10-grouped with random weights, the smallest of each
+layer zero, at int8 as `edgekit quantize` makes it, with zeros stored for the sake of faster kernels and
 without. Times are those of onnxruntime on one thread, medians in turns: of creating a session, and
 of one image. With --torchvision they are those of that model, in float32, half of its weights zero.
 
@@ -41,7 +41,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.models.table import build_model
 
 COLORS = Preprocessing(32, 32, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
-# As in the recipe densenet-cifar10.
+# As in the recipe densenet-cifar10-grouped.
 OPTIONS = {
     "order": "post",
     "blocks": (6, 7, 8),

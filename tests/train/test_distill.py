@@ -9,7 +9,13 @@ from torch import nn
 from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import Checkpoint, save_checkpoint
-from edgekit.train.distill import SCHEDULES, Distillation, distillation_loss, load_teacher
+from edgekit.train.distill import (
+    SCHEDULES,
+    BatchIndex,
+    Distillation,
+    distillation_loss,
+    load_teacher,
+)
 from edgekit.train.models.table import build_model
 from edgekit.train.recipe_keys import DistillRecipe
 
@@ -51,7 +57,7 @@ def test_the_losses_are_mixed_by_weight_and_the_teacher_sees_its_own_normalizati
     images = torch.randint(256, (5, 8, 8, 1), dtype=torch.uint8).numpy()
     seen = torch.from_numpy(own(images))
     found = Distillation(recipe, teacher, own, STUDENT).mix(
-        torch.tensor(2.0), student, torch.from_numpy(STUDENT(images)), 0.5
+        torch.tensor(2.0), student, torch.from_numpy(STUDENT(images)), 0.5, BatchIndex(0, 0)
     )
     expected = 0.7 * 2.0 + 0.3 * distillation_loss(student, teacher(seen), 2.0)
     torch.testing.assert_close(found, expected)
@@ -64,7 +70,9 @@ def test_gradients_reach_the_student_and_not_the_teacher() -> None:
     student = logits()[0].requires_grad_()
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     distillation = Distillation(DistillRecipe("t"), teacher, STUDENT, STUDENT)
-    loss = distillation.mix(torch.tensor(0.0), student, torch.randn(5, 1, 8, 8), 0.0)
+    loss = distillation.mix(
+        torch.tensor(0.0), student, torch.randn(5, 1, 8, 8), 0.0, BatchIndex(0, 0)
+    )
     loss.backward()
     assert student.grad is not None
     assert float(student.grad.abs().sum()) > 0

@@ -31,9 +31,8 @@ def test_a_minimal_recipe_gets_defaults_and_keeps_the_models_own_keys() -> None:
     assert recipe.text == MINIMAL
 
 
-@pytest.mark.parametrize("name", ["densenet-digits", "densenet-cifar10", "resnet-cifar10-teacher"])
+@pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_load_by_name_and_their_models_build(name: str) -> None:
-    assert name in shipped_recipes()
     recipe = load_recipe(name)
     assert recipe.name == name
     build_model(recipe.architecture, recipe.model_options, in_channels=3, num_classes=10)

@@ -151,6 +151,14 @@ def test_channel_pruning_is_followed_by_fine_tuning(tmp_path: Path) -> None:
     assert float(rows[0]["learning_rate"]) < 0.1 * 0.05 + 1e-9
 
 
+def test_channels_go_first_and_weights_on_the_way_of_the_fine_tuning(tmp_path: Path) -> None:
+    extra = "[prune_channels]\nratio = 0.5\nfine_tune_epochs = 3\n[prune]\nsparsity = 0.5\n"
+    result = run_recipe(recipe(extra + "every_steps = 2\n"), tmp_path, progress=False)
+    whole = load_checkpoint(tmp_path / "trained.safetensors").build()
+    assert sparsity_of(whole) == 0
+    assert sparsity_of(load_checkpoint(result.checkpoint).build()) == pytest.approx(0.5, abs=5e-3)
+
+
 def test_a_run_starts_from_a_checkpoint_and_keeps_its_zeros(tmp_path: Path) -> None:
     pruned = recipe("[prune]\nsparsity = 0.5\nevery_steps = 4\n", epochs="4", learning_rate="0.3")
     first = run_recipe(pruned, tmp_path / "first", progress=False)

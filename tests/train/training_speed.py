@@ -130,7 +130,7 @@ def fresh_network(recipe: Recipe, data: TrainingData) -> nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", nargs="?", default="densenet-cifar10")
+    parser.add_argument("recipe", nargs="?", default="densenet-cifar10-grouped")
     parser.add_argument("--steps", type=int, default=30, help="steps an epoch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgekit.train.recipe import Recipe, parse_recipe
+from edgekit.train.run import run_recipe
+from edgekit.train.teacher_outputs import TeacherOutputs, View, outputs_folder
+
+TEACHER = """
+name = "teacher"
+[data]
+name = "digits"
+[model]
+name = "densenet"
+order = "post"
+blocks = [1]
+growth = 4
+bottleneck = 0
+stem_width = 8
+[train]
+epochs = 1
+batch_size = 64
+[augment]
+crop = 1
+rotation = 5
+"""
+
+
+class CountingTeacher:
+    """Twice the first two pixels, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self.asked += 1
+        return inputs.flatten(1)[:, :2] * 2
+
+
+def batches() -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(3, 1, 4, 4) for _ in range(2)]
+
+
+def run_epoch(outputs: TeacherOutputs, teacher: CountingTeacher, view: View) -> list[Tensor]:
+    found = [outputs.ask(view, step, inputs, teacher) for step, inputs in enumerate(batches())]
+    outputs.end_view()
+    return found
+
+
+def test_a_view_that_comes_again_is_not_asked_again(tmp_path: Path) -> None:
+    teacher, outputs = CountingTeacher(), TeacherOutputs(tmp_path / "kept")
+    first = run_epoch(outputs, teacher, View(0))
+    run_epoch(outputs, teacher, View(1))
+    assert teacher.asked == 4
+    again = run_epoch(outputs, teacher, View(0))
+    elsewhere = run_epoch(TeacherOutputs(tmp_path / "kept"), teacher, View(0))
+    assert teacher.asked == 4
+    for kept in (again, elsewhere):
+        assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+def test_other_images_are_asked_about_whatever_is_kept(tmp_path: Path) -> None:
+    teacher, outputs = CountingTeacher(), TeacherOutputs(tmp_path)
+    run_epoch(outputs, teacher, View(0))
+    swapped = batches()[0].flip(0)  # the same sum over the batch
+    found = TeacherOutputs(tmp_path).ask(View(0), 0, swapped, teacher)
+    assert teacher.asked == 3
+    assert torch.equal(found, swapped.flatten(1)[:, :2] * 2)
+
+
+def test_processes_keep_their_own_and_damaged_files_are_of_no_use(tmp_path: Path) -> None:
+    teacher, outputs = CountingTeacher(), TeacherOutputs(tmp_path)
+    run_epoch(outputs, teacher, View(0, 0))
+    run_epoch(outputs, teacher, View(0, 1))
+    assert teacher.asked == 4
+    kept = sorted(tmp_path.iterdir())
+    assert [path.name for path in kept] == ["view-0-0.safetensors", "view-0-1.safetensors"]
+    kept[0].write_bytes(kept[0].read_bytes()[:40])
+    run_epoch(TeacherOutputs(tmp_path), teacher, View(0, 0))
+    assert teacher.asked == 6
+
+
+def student(folder: Path, *, views: int = 2, more: str = "") -> Recipe:
+    text = TEACHER.replace("epochs = 1", "epochs = 5").replace('"teacher"', '"student"')
+    distill = f'[distill]\nteacher = "teacher/model.safetensors"\nviews = {views}\n'
+    return parse_recipe(text + distill + more, origin="test", folder=folder)
+
+
+def test_what_the_kept_outputs_depend_on_names_their_folder(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    teacher.write_bytes(b"one")
+    recipe = student(tmp_path)
+    own = outputs_folder(recipe, teacher, tmp_path / "run")
+    assert own.parent == tmp_path / "run" / "teacher-outputs"
+    shared = student(tmp_path, more='outputs = "shared"\n')
+    assert outputs_folder(shared, teacher, tmp_path / "run").parent == tmp_path / "shared"
+    names = {own.name, outputs_folder(dataclasses.replace(recipe, seed=1), teacher, Path()).name}
+    teacher.write_bytes(b"two")
+    names.add(outputs_folder(recipe, teacher, Path()).name)
+    assert len(names) == 3
+
+
+def test_a_student_of_repeated_views_asks_its_teacher_once_for_each(tmp_path: Path) -> None:
+    run_recipe(parse_recipe(TEACHER, origin="test"), tmp_path / "teacher", accelerator="cpu")
+    result = run_recipe(student(tmp_path), tmp_path / "student", accelerator="cpu")
+    kept = sorted((tmp_path / "student" / "teacher-outputs").glob("*/*"))
+    assert [path.name for path in kept] == ["view-0-0.safetensors", "view-1-0.safetensors"]
+    written = [path.stat().st_mtime_ns for path in kept]
+    again = run_recipe(student(tmp_path), tmp_path / "student", force=True, accelerator="cpu")
+    assert again.checkpoint.read_bytes() == result.checkpoint.read_bytes()
+    assert [path.stat().st_mtime_ns for path in kept] == written

@@ -1,0 +1,116 @@
+"""What a teacher says to augmented images, asked once for epochs whose draws repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edgekit.runtime.errors import MissingExtraError
+from edgekit.runtime.files import replace_atomically
+from edgekit.train.recipe import Recipe
+
+try:
+    import safetensors
+    import safetensors.torch
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("safetensors", "train") from missing
+
+FOLDER = "teacher-outputs"
+
+
+class View(NamedTuple):
+    """One order and augmentation of the images: of which epoch first, and of which process."""
+
+    epoch: int
+    process: int = 0
+
+
+class TeacherOutputs:
+    """The teacher's logits for every batch of each view, on disk.
+
+    Beside a view's logits stands the sum of each image that the teacher saw: where a batch's sums
+    differ, the teacher is asked anew.
+
+    Args:
+        folder: One file for each view; made with the first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._view: View | None = None
+        self._known: list[tuple[Tensor, Tensor]] = []
+        self._asked = False
+
+    def ask(
+        self, view: View, step: int, inputs: Tensor, teacher: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The teacher's logits [B, classes] for a batch.
+
+        Args:
+            view: What it belongs to.
+            step: Its place there; batches come in order from 0.
+            inputs: float [B, C, H, W].
+            teacher: Computes them where they are not known.
+        """
+        if view != self._view:
+            self._begin(view, inputs.device)
+        sums = inputs.double().sum(dim=(1, 2, 3))
+        if step < len(self._known):
+            logits, known_sums = self._known[step]
+            if torch.equal(sums, known_sums):
+                return logits
+        logits = teacher(inputs)
+        self._known[step : step + 1] = [(logits, sums)]
+        self._asked = True
+        return logits
+
+    def end_view(self) -> None:
+        """Write what the teacher was asked since the view began."""
+        if self._view is None or not self._asked:
+            return
+        logits, sums = (torch.stack(part).cpu() for part in zip(*self._known, strict=True))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with replace_atomically(self._path(self._view)) as staged:
+            safetensors.torch.save_file({"logits": logits, "sums": sums}, staged)
+        self._asked = False
+
+    def _begin(self, view: View, device: torch.device) -> None:
+        self._view, self._asked, self._known = view, False, []
+        try:
+            kept = safetensors.torch.load_file(self._path(view), device=str(device))
+            self._known = list(zip(kept["logits"], kept["sums"], strict=True))
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+            return  # not there, or of no use: the teacher is asked
+
+    def _path(self, view: View) -> Path:
+        return self._folder / f"view-{view.epoch}-{view.process}.safetensors"
+
+
+def outputs_folder(recipe: Recipe, teacher: Path, run_dir: Path) -> Path:
+    """Where a run keeps its teacher's outputs, named for all that they depend on.
+
+    Args:
+        recipe: The run's; distill.outputs says where, else it is the run's own folder.
+        teacher: The teacher's checkpoint.
+        run_dir: The run's folder.
+    """
+    keys = recipe.distill
+    shared = None if keys is None else keys.outputs
+    parent = run_dir / FOLDER if shared is None else recipe.path(shared)
+    train = recipe.train
+    depends = {
+        "teacher": hashlib.sha256(teacher.read_bytes()).hexdigest(),
+        "data": asdict(recipe.data),
+        "augment": asdict(recipe.augment),
+        "seed": recipe.seed,
+        "train": [train.batch_size, train.precision, train.compile, train.channels_last],
+    }
+    text = json.dumps(depends, sort_keys=True)
+    return parent / hashlib.sha256(text.encode()).hexdigest()[:16]
