@@ -30,19 +30,11 @@ from edgekit.runtime.data.load import load_split
 from edgekit.runtime.errors import InputError, ModelFileError, PassError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.models.table import build_model
+from edgekit.train.recipe import load_recipe
 
 DIGITS = Preprocessing(8, 8, (0.3,), (0.36,), tuple("0123456789"))
 SMALL = {"order": "post", "blocks": (2, 2), "growth": 12, "stem_width": 16}
-# 130,000 parameters, as many as the network for CIFAR-10 of the shipped recipes.
-WHOLE = {
-    "order": "post",
-    "blocks": (6, 7, 8),
-    "growth": (12, 12, 15),
-    "groups": (2, 3, 3),
-    "bottleneck": 3,
-    "stem_width": 24,
-    "stem_stride": 2,
-}
+WHOLE = load_recipe("densenet-cifar10-grouped").model_options
 
 
 @cache

@@ -37,19 +37,12 @@ from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import open_session
 from edgekit.train.models.table import build_model
+from edgekit.train.recipe import load_recipe
 from edgekit.train.vision import torchvision
 
 DENSENETS = {
     "densenet-pre": {"order": "pre", "blocks": (8, 8, 8), "growth": 8, "stem_width": 16},
-    "densenet-cifar10": {
-        "order": "post",
-        "blocks": (6, 7, 8),
-        "growth": (12, 12, 15),
-        "groups": (2, 3, 3),
-        "bottleneck": 3,
-        "stem_width": 24,
-        "stem_stride": 2,
-    },
+    "densenet-cifar10-grouped": load_recipe("densenet-cifar10-grouped").model_options,
 }
 TORCHVISION = ("resnet18", "mobilenet_v3_small", "densenet121")
 BATCHES = (1, 32)

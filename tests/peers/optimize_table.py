@@ -3,8 +3,8 @@
     python tests/peers/optimize_table.py [MODEL ...] [--runs 60] [--folder FOLDER]
 
 "pre" and "post" are edgekit's DenseNet as in the recipe densenet-cifar10-grouped, in either order;
-the others are torchvision's. Weights are drawn, normalizations have scales, shifts and statistics as if
-trained. "before" is the file as edgekit exports it, before any pass; "threshold" stands for
+the others are torchvision's. Weights are drawn, normalizations have scales, shifts and statistics
+as if trained. "before" is the file as edgekit exports it, before any pass; "threshold" stands for
 `edgekit optimize --batch-norm threshold`. Latency is that of onnxruntime with its own
 optimizations, one thread, batch 1: the median over runs in which all files of a model take turns.
 """

@@ -3,9 +3,10 @@
     python tests/peers/packed_files.py [--time [--torchvision resnet18 --runs 20 --rounds 5]]
 
 The network is that of the recipe densenet-cifar10-grouped with random weights, the smallest of each
-layer zero, at int8 as `edgekit quantize` makes it, with zeros stored for the sake of faster kernels and
-without. Times are those of onnxruntime on one thread, medians in turns: of creating a session, and
-of one image. With --torchvision they are those of that model, in float32, half of its weights zero.
+layer zero, at int8 as `edgekit quantize` makes it, with zeros stored for the sake of faster kernels
+and without. Times are those of onnxruntime on one thread, medians in turns: of creating a session,
+and of one image. With --torchvision they are those of that model, in float32, half of its weights
+zero.
 
 "Needed" is non-zero values or codes at their width, one mask bit an element of what has zeros,
 codebooks, and the scales and zero points of activations and the scales of weights. "Counted" is the
@@ -39,18 +40,10 @@ from edgekit.export.static import Kernels, StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.models.table import build_model
+from edgekit.train.recipe import load_recipe
 
 COLORS = Preprocessing(32, 32, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
-# As in the recipe densenet-cifar10-grouped.
-OPTIONS = {
-    "order": "post",
-    "blocks": (6, 7, 8),
-    "growth": (12, 12, 15),
-    "groups": (2, 3, 3),
-    "bottleneck": 3,
-    "stem_width": 24,
-    "stem_stride": 2,
-}
+OPTIONS = load_recipe("densenet-cifar10-grouped").model_options
 SPARSITIES = (0.5, 0.57, 0.8)
 TIMED_SPARSITY = 0.57
 CODE_BITS = 4
