@@ -29,7 +29,7 @@ demo: setup
 
 # Each stage leaves a file, and a training that was cut off goes on where it was.
 CIFAR10 := densenet-cifar10 densenet-cifar10-tiny
-TEACHER := runs/resnet-cifar10-teacher/model.safetensors
+TEACHER := runs/vgg-cifar10-teacher/model.safetensors
 
 cifar10: $(CIFAR10:%=runs/%.int8.onnx) | setup
 	$(BIN)/edgekit bench $(foreach name,$(CIFAR10),runs/$(name).onnx runs/$(name).int8.onnx) \
@@ -37,7 +37,7 @@ cifar10: $(CIFAR10:%=runs/%.int8.onnx) | setup
 	$(BIN)/edgekit report runs/cifar10.json --output runs/cifar10.md --force
 
 $(TEACHER): | setup
-	$(BIN)/edgekit train resnet-cifar10-teacher --output runs/resnet-cifar10-teacher
+	$(BIN)/edgekit train vgg-cifar10-teacher --output runs/vgg-cifar10-teacher
 
 $(CIFAR10:%=runs/%/model.safetensors): runs/%/model.safetensors: $(TEACHER) | setup
 	$(BIN)/edgekit train $* --output runs/$*

@@ -33,6 +33,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
                                       "kernels": 3, "strides": [1, 2], "head_width": 32,
                                       "stochastic_depth": 0.2}),
     "efficientnet-plain": ("efficientnet", {"squeeze_excite": False, "stem_stride": 2}),
+    "vgg": ("vgg", {"stages": [[4, 8], [8], [8, 12], [8]], "dropout": 0.1}),
 }  # fmt: skip
 
 
@@ -162,7 +163,14 @@ def test_efficientnet_is_made_of_torchvisions_blocks() -> None:
     assert "SqueezeExcitation" not in kinds
 
 
-@pytest.mark.parametrize("case", ["densenet-pre", "densenet-post", "resnet", "efficientnet"])
+def test_a_vgg_has_the_convolutions_that_its_stages_list_and_halves_the_map_between_them() -> None:
+    module = _build("vgg")
+    widths = [m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [4, 8, 8, 8, 12, 8]
+    assert sum(isinstance(m, nn.MaxPool2d) for m in module.modules()) == 3
+
+
+@pytest.mark.parametrize("case", ["densenet-pre", "densenet-post", "resnet", "efficientnet", "vgg"])
 def test_compiles_without_a_graph_break_and_trains_in_channels_last_and_bf16(case: str) -> None:
     module = _build(case)
     images = torch.randn(4, 3, 16, 16)
@@ -182,7 +190,7 @@ def test_compiles_without_a_graph_break_and_trains_in_channels_last_and_bf16(cas
     assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("case", ["densenet-pre", "densenet-post", "resnet", "efficientnet"])
+@pytest.mark.parametrize("case", ["densenet-pre", "densenet-post", "resnet", "efficientnet", "vgg"])
 def test_exports_with_a_dynamic_batch_axis(case: str) -> None:
     module = _build(case, in_channels=1).eval()
     program = torch.export.export(
@@ -220,6 +228,9 @@ def test_exports_with_a_dynamic_batch_axis(case: str) -> None:
         ("efficientnet", {"strides": 3}, "strides 3 must be between 1 and 2"),
         ("efficientnet", {"kernels": 4}, "kernels 4 must be odd"),
         ("efficientnet", {"depths": [1]}, "depths .1. has 1 values"),
+        ("vgg", {"stages": []}, "stages: their number 0 must be between 1 and 4"),
+        ("vgg", {"stages": [[8], []]}, "stages .. must be between 1 and"),
+        ("vgg", {"stages": [8]}, "model.stages.0.: expected a list"),
     ],
 )
 def test_bad_options_are_refused_with_the_key(

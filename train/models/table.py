@@ -12,6 +12,7 @@ from edgekit.runtime.errors import RecipeError
 from edgekit.train.models.densenet import DenseNet, DenseNetConfig
 from edgekit.train.models.efficientnet import EfficientNet, EfficientNetConfig
 from edgekit.train.models.resnet import ResNet, ResNetConfig
+from edgekit.train.models.vgg import VGG, VGGConfig
 from edgekit.train.settings import from_mapping, unknown_key
 
 
@@ -27,6 +28,7 @@ MODELS: dict[str, ModelEntry] = {
     "densenet": ModelEntry(DenseNetConfig, DenseNet),
     "efficientnet": ModelEntry(EfficientNetConfig, EfficientNet),
     "resnet": ModelEntry(ResNetConfig, ResNet),
+    "vgg": ModelEntry(VGGConfig, VGG),
 }
 
 
