@@ -16,6 +16,7 @@ model whole. Variants that come to the same recipe share one training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tomllib
@@ -117,6 +118,12 @@ class Training:
     variants: tuple[Variant, ...]
     precisions: tuple[str, ...]
 
+    @property
+    def digest(self) -> str:
+        """Tells recipes that differ in more than their name: 12 hexadecimal digits."""
+        keys = {**asdict(self.recipe), "name": "", "text": "", "folder": ""}
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class Study:
@@ -183,10 +190,10 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
         name = _UNFIT.sub("-", f"{variant.group}-{variant.name}-{seed}")
         table = {**merged(common, variant.set), "name": name, "seed": seed}
         recipe = _recipe(table, variant, folder)
-        same = json.dumps({**asdict(recipe), "name": "", "text": "", "folder": ""})
-        earlier = found.get(same, Training(name, recipe, (), ()))
+        own = Training(name, recipe, (), ())
+        earlier = found.get(own.digest, own)
         wanted = (*earlier.precisions, *(variant.precisions or keys.precisions))
-        found[same] = Training(
+        found[own.digest] = Training(
             earlier.folder,
             earlier.recipe,
             (*earlier.variants, variant),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from edgekit.commands.study_results import (
     Measured,
     Row,
     Summary,
+    read_csv,
     summarize,
     summary_markdown,
     write_csv,
@@ -24,8 +25,9 @@ from edgekit.export.calibration import CalibrationReader, single_input
 from edgekit.export.graph import load_graph, save_graph, session_source
 from edgekit.export.optimize import optimize
 from edgekit.export.quantize import PRECISIONS, quantize
+from edgekit.export.static import StaticOptions
 from edgekit.runtime.accuracy import evaluate
-from edgekit.runtime.errors import OutputError, RecipeError
+from edgekit.runtime.errors import RecipeError
 from edgekit.runtime.files import write_text
 from edgekit.runtime.session import open_session
 
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 RESULTS = "results.csv"
 SUMMARY = "summary.md"
 FRONT = "front.png"
-MEASURED = "measured.json"
 FLOAT = "fp32"
 _VERIFY_SAMPLES = 8
 
@@ -69,11 +70,11 @@ def run_study(
     download: bool = False,
     accelerator: str = "auto",
 ) -> StudyResult:
-    """Train every variant that is not trained yet, convert it and measure it.
+    """Train every variant that results.csv does not know yet, convert it and measure it.
 
     Accuracy is that on the recipe's validation part; the test part is never read. results.csv,
     summary.md and front.png are written anew after each training, so that an interrupted study
-    leaves what it has, and goes on from there when it is started again.
+    leaves what it has, and goes on from there when it is started again, on another machine too.
 
     Args:
         study: A .toml file or the name of a shipped study.
@@ -91,21 +92,23 @@ def run_study(
     loaded = load_study(study)
     _check(loaded.trainings)
     output = output or RUNS / loaded.name
-    rows: list[Row] = []
-    for index, training in enumerate(loaded.trainings, 1):
+    known = read_csv(output / RESULTS)
+    rows = [_known_rows(training, known) for training in loaded.trainings]
+    for index, training in enumerate(loaded.trainings):
+        if rows[index]:
+            continue
         folder = output / training.folder
-        console.say(f"{index}/{len(loaded.trainings)}  {training.folder}")
+        console.say(f"{index + 1}/{len(rows)}  {training.folder}")
         run = run_recipe(
             training.recipe, folder, data_dir=data_dir, download=download, accelerator=accelerator
         )
-        measured = _stored(folder / MEASURED, training.precisions)
-        if measured is None:
-            data = load_training_data(training.recipe, data_dir=data_dir)
-            measured = _measure(run.checkpoint, data, training.precisions, folder)
-            write_text(folder / MEASURED, json.dumps([asdict(m) for m in measured], indent=2))
-        rows += _rows(training, run, measured)
-        _write(output, loaded.name, rows)
-    return StudyResult(loaded.name, output, tuple(rows), tuple(summarize(rows)))
+        data = load_training_data(training.recipe, data_dir=data_dir)
+        measured = _measure(run.checkpoint, data, training.precisions, folder)
+        rows[index] = _rows(training, run, measured)
+        _write(output, loaded.name, list(chain(*rows)))
+    found = list(chain(*rows))
+    _write(output, loaded.name, found)
+    return StudyResult(loaded.name, output, tuple(found), tuple(summarize(found)))
 
 
 def _check(trainings: Sequence[Training]) -> None:
@@ -119,15 +122,17 @@ def _check(trainings: Sequence[Training]) -> None:
             raise RecipeError("data.validation: a study judges by the validation part; set it")
 
 
-def _stored(path: Path, precisions: Sequence[str]) -> list[Measured] | None:
-    """What an earlier run measured; None where something is missing."""
-    try:
-        found = {entry["precision"]: Measured(**entry) for entry in json.loads(path.read_text())}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{path}: is damaged; remove it, and it is measured anew") from error
-    return [found[p] for p in precisions] if found.keys() >= set(precisions) else None
+def _known_rows(training: Training, known: Sequence[Row]) -> list[Row]:
+    """A training's rows from what an earlier run measured; none where something is missing."""
+    same = [row for row in known if row.recipe == training.digest]
+    by_precision = {row.measured.precision: row for row in same}
+    if not by_precision.keys() >= set(training.precisions):
+        return []
+    return [
+        replace(by_precision[precision], group=variant.group, variant=variant.name)
+        for precision in training.precisions
+        for variant in training.variants
+    ]
 
 
 def _measure(
@@ -145,10 +150,15 @@ def _measure(
     found = []
     for precision in precisions:
         path = folder / f"{precision}.onnx"
-        converted = model if precision == FLOAT else quantize(model, precision, reader=reader).model
+        converted = model if precision == FLOAT else _convert(model, precision, reader)
         save_graph(converted, path)
         found.append(_figures(path, load_graph(path), precision, data))
     return found
+
+
+def _convert(model: ir.Model, precision: str, reader: CalibrationReader) -> ir.Model:
+    """In the kernels' shapes that the network has: zeros added for speed would count as MACs."""
+    return quantize(model, precision, reader=reader, static=StaticOptions(kernels="keep")).model
 
 
 def _figures(path: Path, model: ir.Model, precision: str, data: TrainingData) -> Measured:
@@ -177,6 +187,7 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
     recipe = training.recipe
     return [
         Row(
+            recipe=training.digest,
             group=variant.group,
             variant=variant.name,
             seed=recipe.seed,

@@ -1,15 +1,21 @@
-"""What a study measures: a row for each converted model, and the seeds of a variant together."""
+"""What a study measures: a row for each converted model, and the seeds of a variant together.
+
+The rows in results.csv are what a study remembers: a training whose rows are there is done, whether
+or not its run folder still is.
+"""
 
 from __future__ import annotations
 
 import csv
 import statistics
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from edgekit.bench.report.table import bytes_text, count_text
+from edgekit.runtime.errors import OutputError
 from edgekit.runtime.files import replace_atomically
 
 COLUMNS = (
@@ -58,6 +64,7 @@ class Measured:
 class Row:
     """One line of results.csv: a variant, trained with one seed, in one precision."""
 
+    recipe: str
     group: str
     variant: str
     seed: int
@@ -75,6 +82,23 @@ class Row:
         """The columns of results.csv."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "measured"}
         return {**own, "top1": round(self.top1, 5), **asdict(self.measured)}
+
+    @staticmethod
+    def from_csv(line: Mapping[str, str]) -> Row:
+        """The row that a line of results.csv holds.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: a figure is none.
+        """
+        own = _typed(Row, line, leave_out="measured")
+        return Row(**own, measured=Measured(**_typed(Measured, line)))
+
+
+def _typed(cls: type[Any], line: Mapping[str, str], leave_out: str = "") -> dict[str, Any]:
+    """The columns that are named as a dataclass's fields, in the types of these."""
+    types = {name: kind for name, kind in typing.get_type_hints(cls).items() if name != leave_out}
+    return {name: kind(line[name]) for name, kind in types.items()}
 
 
 @dataclass(frozen=True)
@@ -128,6 +152,23 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows that an earlier run left; none where there is no such file.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
+    try:
+        with path.open(newline="") as file:
+            return [Row.from_csv(line) for line in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{path}: is damaged; restore it, or remove it and run the study's trainings again"
+        ) from error
 
 
 def summarize(rows: Sequence[Row]) -> list[Summary]:

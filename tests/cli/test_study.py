@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,27 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     assert (runs / "summary.md").read_text().count("| order |") == 3
     assert (runs / "front.png").read_bytes().startswith(b"\x89PNG")
 
-    # The second time nothing is trained or measured again.
-    stamps = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
-    stamps |= {path: path.stat().st_mtime_ns for path in runs.rglob("measured.json")}
-    again = edgekit("study", study, "-o", runs)
+    # What results.csv knows is not trained again, whatever became of the runs; the rest is.
+    for folder in folders:
+        shutil.rmtree(runs / folder)
+    lines = (runs / "results.csv").read_text().splitlines()
+    (runs / "results.csv").write_text("\n".join(x for x in lines if "resnet" not in x))
+    again = edgekit("study", study, "-o", runs, "--format", "json")
     assert again.status == 0, again.err
-    assert "resnet" in again.out
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert [path.name for path in runs.iterdir() if path.is_dir()] == ["network-resnet-0"]
+    assert again.err.count("resnet") == 1
+    assert "order" not in again.err
+    assert json.loads(again.out)["summaries"] == result["summaries"]
+
+
+def test_damaged_results_are_told_and_kept(edgekit: Edgekit, study: Path, tmp_path: Path) -> None:
+    results = tmp_path / "runs" / "results.csv"
+    results.parent.mkdir()
+    results.write_text("recipe,group\nabc,order\n")
+    outcome = edgekit("study", study, "-o", results.parent)
+    assert outcome.status == 2
+    assert "results.csv: is damaged; restore it" in outcome.err
+    assert results.read_text().startswith("recipe,group")
 
 
 def mean_top1(rows: list[dict[str, str]], variant: str) -> float:
