@@ -39,6 +39,7 @@ from edgekit.train.run_folder import (
 )
 from edgekit.train.start import load_start
 from edgekit.train.teacher_outputs import TeacherOutputs, outputs_folder
+from edgekit.train.trained import check_named
 
 __all__ = ["RunResult", "load_training_data", "run_recipe"]
 
@@ -259,7 +260,9 @@ def _first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, Train
     """What training begins with, and the data as it takes them."""
     torch.manual_seed(recipe.seed)
     if recipe.train.start is not None:
-        start = load_start(recipe, recipe.path(recipe.train.start), data.preprocessing)
+        path = recipe.path(recipe.train.start)
+        check_named(path, "train.start")
+        start = load_start(recipe, path, data.preprocessing)
         network = start.build().train()
         return network, dataclasses.replace(data, preprocessing=start.preprocessing)
     network = build_model(
@@ -276,6 +279,7 @@ def _distillation(recipe: Recipe, data: TrainingData, run_dir: Path) -> Distilla
     if keys is None:
         return None
     teacher = recipe.path(keys.teacher)
+    check_named(teacher, "distill.teacher")
     distillation = load_teacher(
         keys,
         teacher,

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from edgekit.runtime.errors import CheckpointError
+from edgekit.train.recipe import shipped_recipes
 
 _SUFFIX = ".safetensors"
 
@@ -30,6 +31,26 @@ def find_checkpoint(path_or_name: Path) -> Path:
             f"run's folder or one of {', '.join(shipped_checkpoints())}"
         )
     return shipped
+
+
+def check_named(path: Path, key: str) -> None:
+    """Refuse a checkpoint that a recipe names and that is not there, and say what makes it.
+
+    Args:
+        path: The checkpoint.
+        key: Which key of the recipe names it.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if path.is_file():
+        return
+    run = path.parent
+    if run.name in shipped_recipes():
+        advice = f"`edgekit train {run.name} --output {run}` makes it"
+    else:
+        advice = "train it first, or give another checkpoint in the recipe"
+    raise CheckpointError(f"{path}: no such file, which {key} names; {advice}")
 
 
 def _folder() -> Path:

@@ -43,3 +43,16 @@ def test_an_unknown_name_is_refused_with_those_that_there_are(shipped: Path) -> 
     assert shipped.is_dir()
     with pytest.raises(CheckpointError, match=r"large: no such .* one of small"):
         trained.find_checkpoint(Path("large"))
+
+
+def test_a_recipe_whose_teacher_or_start_is_missing_says_what_makes_it(tmp_path: Path) -> None:
+    run = tmp_path / "vgg-cifar10-teacher"
+    with pytest.raises(
+        CheckpointError, match=r"edgekit train vgg-cifar10-teacher --output .* makes"
+    ):
+        trained.check_named(run / "model.safetensors", "distill.teacher")
+    with pytest.raises(CheckpointError, match=r"which train\.start names; train it first"):
+        trained.check_named(tmp_path / "mine" / "model.safetensors", "train.start")
+    run.mkdir()
+    (run / "model.safetensors").touch()
+    trained.check_named(run / "model.safetensors", "distill.teacher")
