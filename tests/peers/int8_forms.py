@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from int8_speed import DENSENETS, files  # beside this file
+from int8_speed import OURS, files  # beside this file
 
 from edgekit.bench.latency import measure, summarize
 from edgekit.runtime.session import open_session
@@ -49,7 +49,7 @@ def load_ms(path: Path) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=[*DENSENETS, "resnet18"])
+    parser.add_argument("networks", nargs="*", default=[*OURS, "resnet18"])
     parser.add_argument("--iterations", type=int, default=100)
     arguments = parser.parse_args()
     ort.set_default_logger_severity(3)

@@ -2,8 +2,9 @@
 
     python tests/peers/int8_speed.py [NET ...] [--iterations 100]
 
-All files of a network come from one float32 model with random weights and are measured in turns in
-one process, on one thread: float32 after edgekit's passes; stock is onnxruntime's
+NET is one of `OURS` or of torchvision's, with random weights, or a trained network that comes with
+edgekit. All files of one come from one float32 model and are measured in turns in one process, on
+one thread: float32 after edgekit's passes; stock is onnxruntime's
 quant_pre_process and quantize_static (QDQ, per-channel, U8S8); keep is edgekit without the shapes
 of fast kernels. Times are medians in ms, the factors say how many times faster edgekit is.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,13 +38,22 @@ from edgekit.export.static import StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import open_session
+from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.models.table import build_model
 from edgekit.train.recipe import load_recipe
+from edgekit.train.trained import find_checkpoint, shipped_checkpoints
 from edgekit.train.vision import torchvision
 
-DENSENETS = {
-    "densenet-pre": {"order": "pre", "blocks": (8, 8, 8), "growth": 8, "stem_width": 16},
-    "densenet-cifar10-grouped": load_recipe("densenet-cifar10-grouped").model_options,
+OURS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "densenet-pre": (
+        "densenet",
+        {"order": "pre", "blocks": [8, 8, 8], "growth": 8, "stem_width": 16},
+    ),
+    "densenet-cifar10-grouped": (
+        "densenet",
+        load_recipe("densenet-cifar10-grouped").model_options,
+    ),
+    "resnet-8": ("resnet", {"widths": [16, 32, 64], "stem_width": 16}),  # MLPerf Tiny's
 }
 TORCHVISION = ("resnet18", "mobilenet_v3_small", "densenet121")
 BATCHES = (1, 32)
@@ -60,11 +71,18 @@ class Feeds(CalibrationDataReader):  # type: ignore[misc]
 
 
 def network(name: str) -> tuple[ir.Model, int]:
-    """A float32 model of random weights, its normalizations trained a little, and its size."""
+    """A trained network that comes with edgekit, or one of random weights; and its images' size.
+
+    The latter's normalizations are trained a little.
+    """
+    if name in shipped_checkpoints():
+        checkpoint = load_checkpoint(find_checkpoint(Path(name)))
+        return to_onnx(checkpoint.build(), checkpoint.preprocessing), checkpoint.preprocessing.width
     torch.manual_seed(0)
-    if name in DENSENETS:
+    if name in OURS:
         size = 32
-        module = build_model("densenet", DENSENETS[name], in_channels=3, num_classes=10)
+        architecture, options = OURS[name]
+        module = build_model(architecture, options, in_channels=3, num_classes=10)
     else:
         size = 224
         module = torchvision.models.get_model(name, weights=None)
@@ -118,7 +136,7 @@ def row(name: str, paths: dict[str, Path], size: int, batch: int, iterations: in
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=[*DENSENETS, *TORCHVISION])
+    parser.add_argument("networks", nargs="*", default=[*OURS, *TORCHVISION])
     parser.add_argument("--iterations", type=int, default=100)
     arguments = parser.parse_args()
     ort.set_default_logger_severity(3)
