@@ -20,6 +20,7 @@ PASSES = (
     "fold-batch-norm",
     "fold-batch-norm-into-next",
     "fold-batch-norm-through-concat",
+    "fold-batch-norm-through-pool",
     "turn-batch-norm-into-threshold",
 )
 

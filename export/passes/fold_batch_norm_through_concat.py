@@ -6,7 +6,7 @@ normalized before it, with its own slice of a and b, and folds into what makes t
 
     Conv, ConvTranspose, Gemm       as in fold_batch_norm.py
     Concat                          part by part, in turn
-    AveragePool, GlobalAveragePool  into what is before it, a mean of a x + b being a mean(x) + b
+    pools                           into what is before them (see fold_batch_norm_through_pool.py)
 
 It is done where every part takes its slice, so that the normalization is gone; a normalization a
 part would be no gain. Refused are:
@@ -14,7 +14,7 @@ part would be no gain. Refused are:
 1. a Concat that others read too (in a DenseNet all but the last of a block), along another axis, or
    whose parts have no known width;
 2. a part that others read too, that is a graph output, or that is made by another operator;
-3. an AveragePool that counts its padding, for a shift that is not zero;
+3. what fold_batch_norm_through_pool.py refuses of a pool;
 4. what fold_batch_norm.py refuses of a convolution or Gemm, and of the normalization.
 """
 
@@ -27,15 +27,20 @@ from numpy.typing import NDArray
 from edgekit.export.passes.base import GraphPass, NotExactError, is_op
 from edgekit.export.passes.batch_norm import affine
 from edgekit.export.passes.fold_batch_norm import check_channels, output_channels, plan_fold
-from edgekit.export.passes.move_affine_forward import check_average_pool
+from edgekit.export.passes.move_affine_forward import check_average_pool, check_max
 from edgekit.export.passes.values import bypass, only_reader, read_floats
 from edgekit.export.passes.weight_edit import WeightEdit, WeightWriter
 
 Floats = NDArray[np.float64]
 
+_MAX_POOLS = ("MaxPool", "GlobalMaxPool")
+POOLS = ("AveragePool", "GlobalAveragePool", *_MAX_POOLS)
+
 
 class FoldBatchNormThroughConcat(GraphPass):
     """Fold each BatchNormalization behind a Concat into what makes its parts, where exact."""
+
+    operators: tuple[str, ...] = ("Concat",)
 
     def rewrite(self, model: ir.Model) -> None:
         """Fold all over the model."""
@@ -43,8 +48,8 @@ class FoldBatchNormThroughConcat(GraphPass):
         super().rewrite(model)
 
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:
-        """Fold the BatchNormalization that reads this node, if it is a Concat."""
-        if not is_op(node, "Concat") or not any(
+        """Fold the BatchNormalization that reads this node, if it is one of `operators`."""
+        if not is_op(node, *self.operators) or not any(
             is_op(reader, "BatchNormalization") for reader in node.outputs[0].consumers()
         ):
             return 0
@@ -59,8 +64,11 @@ def _plan(node: ir.Node, factor: Floats, shift: Floats) -> list[WeightEdit]:
     """What makes a node's output, with a factor and a shift for it [channels]."""
     if is_op(node, "Conv", "ConvTranspose", "Gemm"):
         return [plan_fold(node, factor, shift)]
-    if is_op(node, "AveragePool", "GlobalAveragePool"):
-        check_average_pool(node, shift)
+    if is_op(node, *POOLS):
+        if is_op(node, *_MAX_POOLS):
+            check_max(node, factor)
+        else:
+            check_average_pool(node, shift)
         return _plan(_maker(node.inputs[0]), factor, shift)
     if not is_op(node, "Concat"):
         raise NotExactError(f"{node.op_type} makes a part of it, which takes no scale")

@@ -173,17 +173,23 @@ def check_average_pool(node: ir.Node, shift: Floats) -> None:
         raise NotExactError(f"{_described(node)} counts its padding, and the shift is not zero")
 
 
-def _pass_max(_: ir.Model, node: ir.Node, factor: Floats, _shift: Floats) -> None:
+def check_max(node: ir.Node, factor: Floats) -> None:
+    """Pass where the largest a x is a times the largest x.
+
+    Raises:
+        NotExactError: a channel's factor is negative, or the node is a MaxPool whose indices are
+            read or that is dilated.
+    """
     if (factor < 0).any():
         raise NotExactError(f"{_described(node)} takes no negative scale")
-
-
-def _pass_max_pool(model: ir.Model, node: ir.Node, factor: Floats, shift: Floats) -> None:
-    _pass_max(model, node, factor, shift)
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         raise NotExactError(f"the indices of {_described(node)} are read")
     if any(size > 1 for size in node.attributes.get_ints("dilations", ())):
         raise NotExactError(f"{_described(node)} is dilated")
+
+
+def _pass_max(_: ir.Model, node: ir.Node, factor: Floats, _shift: Floats) -> None:
+    check_max(node, factor)
 
 
 def _pass_spatial(_: ir.Model, node: ir.Node, _factor: Floats, _shift: Floats) -> None:
@@ -238,7 +244,7 @@ _PASS: dict[str, Callable[[ir.Model, ir.Node, Floats, Floats], None]] = {
     "GlobalAveragePool": _pass_any,
     "GlobalMaxPool": _pass_max,
     "Identity": _pass_any,
-    "MaxPool": _pass_max_pool,
+    "MaxPool": _pass_max,
     "ReduceMax": _pass_spatial_max,
     "ReduceMean": _pass_spatial,
     "Reshape": _pass_reshape,

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import (
 from edgekit.export.passes.fold_batch_norm import FoldBatchNorm
 from edgekit.export.passes.fold_batch_norm_into_next import FoldBatchNormIntoNext
 from edgekit.export.passes.fold_batch_norm_through_concat import FoldBatchNormThroughConcat
+from edgekit.export.passes.fold_batch_norm_through_pool import FoldBatchNormThroughPool
 from edgekit.export.passes.fold_constants import FoldConstants
 from edgekit.export.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from edgekit.export.passes.merge_equal_constants import MergeEqualConstants
@@ -59,6 +60,9 @@ PASSES: dict[str, PassEntry] = {
     ),
     "fold-batch-norm-through-concat": PassEntry(
         FoldBatchNormThroughConcat, "fold BatchNormalization behind a Concat into what is before it"
+    ),
+    "fold-batch-norm-through-pool": PassEntry(
+        FoldBatchNormThroughPool, "fold BatchNormalization behind a pool into what is before it"
     ),
     "turn-batch-norm-into-threshold": PassEntry(
         TurnBatchNormIntoThreshold, "turn BatchNormalization and ReLU into Max and Min"

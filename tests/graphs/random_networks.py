@@ -148,6 +148,14 @@ class Network:
         if self.maps[-1] is not before:
             self.batch_norm()
 
+    def pool_batch_norm(self) -> None:
+        """A convolution, a pool and a normalization that alone read each other."""
+        x = self.any_map()
+        channels, op = self.pick(1, 2), self.pick("GlobalMaxPool", "GlobalAveragePool")
+        weight = self.floats(channels, x.channels, 1, 1) / np.float32(np.sqrt(x.channels))
+        made = self.add("Conv", [x.name, self.shared(weight)], channels, x.side)
+        self.batch_norm(self.add(op, [made.name], channels, 1))
+
     def concat_batch_norm(self) -> None:
         """Branches that only a normalization reads."""
         x, parts = self.any_map(), []
@@ -338,7 +346,8 @@ def networks(draw: st.DrawFn, longest: int = 14) -> onnx.ModelProto:
         network.batch_norm, network.pre_activation, network.activate, network.pool, network.pad,
         network.combine, network.combine_constant, network.concat, network.concat, network.split,
         network.slice, network.excite, network.conv_transpose, network.do_nothing, network.repeat,
-        network.computed_constant, network.concat_batch_norm, network.conv_with_shared_weight,
+        network.computed_constant, network.concat_batch_norm, network.pool_batch_norm,
+        network.conv_with_shared_weight,
     ]  # fmt: skip
     for _ in range(draw(st.integers(2, longest))):
         draw(st.sampled_from(steps))()

@@ -21,6 +21,7 @@ from edgekit.export.verify import largest_difference, random_inputs, run_outputs
 PASSES = (
     "fold-batch-norm-into-next",
     "fold-batch-norm-through-concat",
+    "fold-batch-norm-through-pool",
     "turn-batch-norm-into-threshold",
 )
 READERS = ("1x1", "3x3", "padded", "grouped", "average", "counted", "max", "gemm", "twice")
