@@ -116,10 +116,11 @@ def optimize(
 
 
 class Kernels(StrEnum):
-    """Whether `quantize` stores zeros for the sake of speed."""
+    """Whose kernels `quantize` writes for, and whether it stores zeros for the sake of speed."""
 
     FAST = "fast"
     KEEP = "keep"
+    OPENVINO = "openvino"
 
 
 class Switch(StrEnum):
@@ -268,7 +269,8 @@ def quantize(
     kernels: Annotated[
         Kernels,
         typer.Option(
-            help="int8: fast stores zeros where onnxruntime has a faster kernel for it, keep none."
+            help="int8: fast stores zeros where onnxruntime has a faster kernel for it, keep none; "
+            "openvino quantizes what OpenVINO runs fastest so."
         ),
     ] = Kernels.FAST,
     batch_norm: Annotated[

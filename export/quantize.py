@@ -37,12 +37,13 @@ from edgekit.export.half import (
     to_fp16_storage,
 )
 from edgekit.export.keep_float import keep_float
-from edgekit.export.quantize_report import WEIGHTED_OPS, QuantizeReport, account
+from edgekit.export.quantize_report import QuantizeReport, account
 from edgekit.export.split_activations import split_hard_swish
 from edgekit.export.static import DEFAULT_METHOD, StaticOptions, to_static
 from edgekit.export.thresholds import take_batch_norm_out
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType
+from edgekit.export.weighted_inputs import WEIGHTED_OPS
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import INPUT_TYPES, open_session
@@ -158,10 +159,10 @@ def quantize(
     options = static or StaticOptions()
     pattern = None if exclude is None else _pattern(exclude)
     given, note = model, None
-    if precision == "int8" and options.batch_norm == "threshold":
+    if precision == "int8" and options.takes_batch_norm_out:
         given, note = take_batch_norm_out(model, pattern)
     work = _prepare(given)
-    if precision == "int8":
+    if precision == "int8" and options.kernels != "openvino":  # which has a kernel for HardSwish
         split_hard_swish(work)
     chosen = frozenset[str]() if pattern is None else _excluded(work, pattern)
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)

@@ -11,11 +11,9 @@ import onnx_ir as ir
 
 from edgekit.export.executed import Executed
 from edgekit.export.shared_scales import is_threshold
+from edgekit.export.weighted_inputs import WEIGHTED_OPS
 
 _CONVERTED = (ir.DataType.FLOAT16, ir.DataType.UINT8, ir.DataType.INT8)
-
-# Operators that hold weights: a model without any has nothing to quantize.
-WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)

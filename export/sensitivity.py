@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.graph import session_source
-from edgekit.export.quantize_report import WEIGHTED_OPS
+from edgekit.export.weighted_inputs import WEIGHTED_OPS
 from edgekit.runtime.session import open_session, run_batch
 
 # The ratio where nothing differs, and the largest that is told.

@@ -27,9 +27,10 @@ from edgekit.export.shared_scales import keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
 from edgekit.export.uint8_input import give_codes, pixel_ranges
+from edgekit.export.weighted_inputs import WEIGHTED_OPS, leave_others_float
 from edgekit.export.wider_channels import widen_channels
 
-Kernels = Literal["fast", "keep"]
+Kernels = Literal["fast", "keep", "openvino"]
 BatchNorm = Literal["threshold", "keep"]
 
 DEFAULT_METHOD = "minmax"
@@ -47,8 +48,10 @@ class StaticOptions:
         target: The processor that these were chosen for, for the record.
         exclude: Names of nodes that stay float32.
         wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
-        kernels: "fast" stores zeros where onnxruntime has a faster kernel for it; "keep" does not.
-        batch_norm: "threshold" takes it out of an int8 model (thresholds.py), "keep" does not.
+        kernels: "fast" stores zeros where onnxruntime has a faster kernel for it; "keep" does not;
+            "openvino" quantizes what OpenVINO's kernels need quantized (weighted_inputs.py).
+        batch_norm: "threshold" takes it out of an int8 model (thresholds.py), "keep" does not; nor
+            does anything for OpenVINO's kernels.
         refinements: What to try for accuracy's sake.
     """
 
@@ -64,10 +67,16 @@ class StaticOptions:
     refinements: Refinements = field(default_factory=Refinements)
 
     @property
+    def takes_batch_norm_out(self) -> bool:
+        """Whether batch norm becomes thresholds on codes."""
+        return self.batch_norm == "threshold" and self.kernels != "openvino"
+
+    @property
     def code_settings(self) -> dict[str, Any]:
         """What the codes are like, as it is recorded."""
         return {
             "target": self.target,
+            "kernels": self.kernels,
             "activations": self.activations,
             "weight_bits": 7 if self.reduce_range else 8,
         }
@@ -131,7 +140,8 @@ def to_static(
     if samples is not None:
         quantized, more = refine(written, samples, options.refinements, progress)
         trials += more
-    put_thresholds_on_codes(quantized)
+    if options.kernels != "openvino":
+        put_thresholds_on_codes(quantized)
     settings = {**reader.settings, "method": method.name, **method.settings}
     settings |= options.refinements.settings
     if trials:
@@ -146,8 +156,10 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         fit_kernels(model, options.exclude)
         widen_channels(model, options.exclude)
     ranges = ranges | pixel_ranges(model)
-    shared = share_scales(model, ranges, options.exclude)
-    ranges = keep_clips(model, ranges, shared.ranges)
+    for_openvino = options.kernels == "openvino"
+    if not for_openvino:
+        shared = share_scales(model, ranges, options.exclude)
+        ranges = keep_clips(model, ranges, shared.ranges)
     quantized = to_qdq(
         model,
         ranges,
@@ -156,6 +168,9 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         weights=options.weights,
         reduce_range=options.reduce_range,
         wider=options.wider,
+        operators=WEIGHTED_OPS if for_openvino else QDQ_OPS,
     )
+    if for_openvino:
+        leave_others_float(quantized)
     give_codes(quantized)
     return Written(model, quantized)

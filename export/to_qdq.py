@@ -12,7 +12,7 @@ float32 between the pairs: `int16` is as exact as it is small, and no faster tha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -90,8 +90,9 @@ def to_qdq(
     weights: WeightType = "QInt8",
     reduce_range: bool = False,
     wider: Collection[str] = (),
+    operators: Sequence[str] = QDQ_OPS,
 ) -> ir.Model:
-    """Quantize the nodes of `QDQ_OPS` but for those in `exclude`.
+    """Quantize the nodes of some operators but for those in `exclude`.
 
     Args:
         model: A float32 model from `raise_opset`, its nodes named; it is not changed.
@@ -101,6 +102,7 @@ def to_qdq(
         weights: Type of the codes of weights.
         reduce_range: Whether weights keep to 7 bits.
         wider: Names of nodes that read and write codes of 16 bits, whatever `activations` is.
+        operators: Types of the nodes to quantize, of `QDQ_OPS`.
 
     Returns:
         The quantized model; the graph's inputs and outputs stay float32.
@@ -137,7 +139,7 @@ def to_qdq(
             bounds,
             [],
             list(exclude),
-            list(QDQ_OPS),
+            list(operators),
             {"TensorQuantOverrides": overrides},
         )
         try:

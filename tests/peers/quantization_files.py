@@ -13,6 +13,7 @@ that accuracy is agreement. Each model gets a sub-folder with a file by each too
 | nncf-onnx | nncf.quantize of the ONNX model |
 | nncf-openvino | nncf.quantize of the OpenVINO model (saved as its .xml and .bin) |
 | edgekit | edgekit optimize, edgekit quantize |
+| edgekit-openvino | edgekit optimize --batch-norm keep, edgekit quantize --kernels openvino |
 
 NNCF and OpenVINO would report their use to an outside service through the package
 openvino_telemetry; it is hidden from both here before they are imported.
@@ -40,7 +41,9 @@ from edgekit.commands.optimize import optimize_file
 from edgekit.commands.quantize import quantize_file
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import load_graph, model_preprocessing, save_graph
+from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.export.quiet import quiet
+from edgekit.export.static import Kernels
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.files import write_text
@@ -125,14 +128,20 @@ def nncf_openvino(subject: Subject, output: Path) -> None:
         openvino.save_model(quantized, output)
 
 
-def edgekit(subject: Subject, output: Path) -> None:
-    """edgekit, with nothing set but the images."""
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        optimize_file(subject.model, optimized)
-        samples = sum(len(next(iter(feed.values()))) for feed in subject.reader())
-        calibration = Calibration(DataSource(subject.data), samples=samples, seed=SEED)
-        quantize_file(optimized, output, calibration=calibration)
+def edgekit(
+    kernels: Kernels = "fast", batch_norm: Policy = "auto"
+) -> Callable[[Subject, Path], None]:
+    """edgekit, with nothing set but the images; and as it is told to for OpenVINO."""
+
+    def convert(subject: Subject, output: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            optimize_file(subject.model, optimized, batch_norm=batch_norm)
+            samples = sum(len(next(iter(feed.values()))) for feed in subject.reader())
+            calibration = Calibration(DataSource(subject.data), samples=samples, seed=SEED)
+            quantize_file(optimized, output, calibration=calibration, kernels=kernels)
+
+    return convert
 
 
 TOOLS: dict[str, tuple[str, Callable[[Subject, Path], None]]] = {
@@ -140,7 +149,8 @@ TOOLS: dict[str, tuple[str, Callable[[Subject, Path], None]]] = {
     "stock-qoperator": ("stock-qoperator.onnx", stock("QOperator")),
     "nncf-onnx": ("nncf-onnx.onnx", nncf_onnx),
     "nncf-openvino": ("nncf-openvino.xml", nncf_openvino),
-    "edgekit": ("edgekit.onnx", edgekit),
+    "edgekit": ("edgekit.onnx", edgekit()),
+    "edgekit-openvino": ("edgekit-openvino.onnx", edgekit("openvino", "keep")),
 }
 
 

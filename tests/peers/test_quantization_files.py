@@ -39,7 +39,8 @@ def refuse(self, address, *rest):
         raise OSError("no network")
 socket.socket.connect = socket.socket.connect_ex = refuse
 """
-TOOLS = ["float", "stock-qdq", "stock-qoperator", "nncf-onnx", "nncf-openvino", "edgekit"]
+TOOLS = ["float", "stock-qdq", "stock-qoperator", "nncf-onnx", "nncf-openvino", "edgekit",
+         "edgekit-openvino"]  # fmt: skip
 
 
 def network(path: Path) -> None:
