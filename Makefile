@@ -29,11 +29,12 @@ demo: setup
 
 # Each stage leaves a file, and a training that was cut off goes on where it was.
 CIFAR10 := densenet-cifar10 densenet-cifar10-tiny
+CIFAR10_FILES := $(foreach name,$(CIFAR10),runs/$(name).onnx runs/$(name).int8.onnx \
+	runs/$(name)-4bit.int8.onnx)
 TEACHER := runs/vgg-cifar10-teacher/model.safetensors
 
-cifar10: $(CIFAR10:%=runs/%.int8.onnx) | setup
-	$(BIN)/edgekit bench $(foreach name,$(CIFAR10),runs/$(name).onnx runs/$(name).int8.onnx) \
-		--data cifar10 --format json > runs/cifar10.json
+cifar10: $(CIFAR10_FILES) | setup
+	$(BIN)/edgekit bench $(CIFAR10_FILES) --data cifar10 --format json > runs/cifar10.json
 	$(BIN)/edgekit report runs/cifar10.json --output runs/cifar10.md --force
 
 $(TEACHER): | setup
@@ -42,11 +43,14 @@ $(TEACHER): | setup
 $(CIFAR10:%=runs/%/model.safetensors): runs/%/model.safetensors: $(TEACHER) | setup
 	$(BIN)/edgekit train $* --output runs/$*
 
+runs/%-4bit/model.safetensors: runs/%/model.safetensors | setup
+	$(BIN)/edgekit train $*-4bit --output runs/$*-4bit
+
 runs/%.onnx: runs/%/model.safetensors | setup
 	$(BIN)/edgekit export $< --output $@ --force
 
 runs/%.int8.onnx: runs/%.onnx | setup
-	$(BIN)/edgekit quantize $< --calib cifar10 --kernels keep --output $@ --force
+	$(BIN)/edgekit quantize $< --calib cifar10 --kernels keep --pack --output $@ --force
 
 check: setup
 	$(BIN)/ruff check .
