@@ -29,8 +29,8 @@ demo: setup
 
 # Each stage leaves a file, and a training that was cut off goes on where it was.
 CIFAR10 := densenet-cifar10 densenet-cifar10-tiny
-CIFAR10_FILES := $(foreach name,$(CIFAR10),runs/$(name).onnx runs/$(name).int8.onnx \
-	runs/$(name)-4bit.int8.onnx)
+CIFAR10_FILES := $(foreach name,$(CIFAR10),runs/$(name).onnx runs/$(name).int8.onnx) \
+	runs/densenet-cifar10-4bit.int8.onnx
 TEACHER := runs/vgg-cifar10-teacher/model.safetensors
 
 cifar10: $(CIFAR10_FILES) | setup
@@ -43,8 +43,8 @@ $(TEACHER): | setup
 $(CIFAR10:%=runs/%/model.safetensors): runs/%/model.safetensors: $(TEACHER) | setup
 	$(BIN)/edgekit train $* --output runs/$*
 
-runs/%-4bit/model.safetensors: runs/%/model.safetensors | setup
-	$(BIN)/edgekit train $*-4bit --output runs/$*-4bit
+runs/densenet-cifar10-4bit/model.safetensors: runs/densenet-cifar10/model.safetensors | setup
+	$(BIN)/edgekit train densenet-cifar10-4bit --output runs/densenet-cifar10-4bit
 
 runs/%.onnx: runs/%/model.safetensors | setup
 	$(BIN)/edgekit export $< --output $@ --force
