@@ -21,7 +21,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,8 @@ class Training:
     Attributes:
         folder: Name of its run folder.
         recipe: What is trained.
-        variants: Those that come to this recipe.
-        precisions: What it is converted to.
+        variants: Those that come to this recipe, each with the precisions that it is shown in.
+        precisions: What it is converted to, for all of them.
     """
 
     folder: str
@@ -192,7 +192,8 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
         recipe = _recipe(table, variant, folder)
         own = Training(name, recipe, (), ())
         earlier = found.get(own.digest, own)
-        wanted = (*earlier.precisions, *(variant.precisions or keys.precisions))
+        variant = replace(variant, precisions=variant.precisions or keys.precisions)
+        wanted = (*earlier.precisions, *variant.precisions)
         found[own.digest] = Training(
             earlier.folder,
             earlier.recipe,

@@ -130,8 +130,8 @@ def _known_rows(training: Training, known: Sequence[Row]) -> list[Row]:
         return []
     return [
         replace(by_precision[precision], group=variant.group, variant=variant.name)
-        for precision in training.precisions
         for variant in training.variants
+        for precision in variant.precisions
     ]
 
 
@@ -196,8 +196,9 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
             images_per_second=round(run.images_per_second, 1),
             measured=one,
         )
-        for one in measured
         for variant in training.variants
+        for one in measured
+        if one.precision in variant.precisions
     ]
 
 

@@ -89,6 +89,7 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     by_variant = {(row["group"], row["variant"], row["precision"]) for row in rows}
     assert ("augmentation", "none", "int8") in by_variant
     assert ("order", "post", "fp32") in by_variant
+    assert ("augmentation", "none", "fp32") not in by_variant  # it shares the training alone
     found = {(s["group"], s["variant"], s["precision"]): s for s in result["summaries"]}
     shared = found["order", "post", "int8"], found["augmentation", "none", "int8"]
     assert shared[0]["top1"] == shared[1]["top1"] == pytest.approx(mean_top1(rows, "post"))
