@@ -175,7 +175,7 @@ def _rewrite(path: Path, state: dict[str, Tensor] | None = None, **changes: str 
     ("key", "value", "message"),
     [
         ("checkpoint_version", "2", "has checkpoint version 2, this edgekit reads 1"),
-        ("architecture", "vgg", "unknown architecture 'vgg'; known: densenet"),
+        ("architecture", "lenet", "unknown architecture 'lenet'; known: densenet"),
         ("architecture", None, "its header is damaged"),
         ("architecture", "resnet", "configuration does not hold: model.growth: unknown"),
         ("options", "{", "its header is damaged"),
