@@ -17,13 +17,12 @@ from edgekit.export.passes.base import is_op
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def leave_others_float(model: ir.Model) -> int:
-    """Remove in place each pair of quantizers that none of `WEIGHTED_OPS` reads; returns how many.
+def leave_others_float(model: ir.Model) -> None:
+    """Remove in place each pair of quantizers that none of `WEIGHTED_OPS` reads.
 
     Args:
         model: A model of pairs of QuantizeLinear and DequantizeLinear; its outputs are float.
     """
-    removed = 0
     for node in model.graph:
         if not is_op(node, "DequantizeLinear") or node.outputs[0].is_graph_output():
             continue
@@ -36,6 +35,4 @@ def leave_others_float(model: ir.Model) -> int:
         source = quantize.inputs[0]
         assert source is not None
         node.outputs[0].replace_all_uses_with(source)
-        removed += 1
     common.RemoveUnusedNodesPass()(model)
-    return removed
