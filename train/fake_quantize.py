@@ -1,4 +1,4 @@
-"""Fake quantization of weights and activations, with gradients, on PyTorch's own operators.
+"""Fake quantization of weights and activations, with gradients.
 
 Weights: symmetric, one scale for each output channel, codes from -(2^(b-1) - 1) to 2^(b-1) - 1,
 which is what `edgekit quantize` gives them at 8 bits. Since a batch normalization behind a layer
@@ -13,6 +13,9 @@ Two methods say where the scales come from:
   their range; gradients pass through the rounding (Krishnamoorthi 2018, arXiv:1806.08342);
 - learned-step: scales are parameters with gradients of their own (LSQ, Esser et al. 2020,
   arXiv:1902.08153); zero points stay as observed.
+
+The values and the gradients are those of PyTorch's fake-quantize operators. They are written out
+here because torch.compile can fuse that with the layers around it, and those operators it cannot.
 """
 
 from __future__ import annotations
@@ -26,6 +29,33 @@ _AVERAGED = 100  # batches over which the range of an activation is averaged
 _SMALLEST = 1e-9  # scale of a channel that is zero everywhere
 
 
+def fake_quantize(
+    values: Tensor, scale: Tensor, zero_point: Tensor | int, low: int, high: int
+) -> Tensor:
+    """Round values to the grid (code - zero_point) * scale, codes from low to high.
+
+    Gradients reach the values whose codes are not clipped, and the scale: the straight-through
+    estimator of LSQ (Esser et al. 2020, arXiv:1902.08153, equations 3 and 5).
+
+    Args:
+        values: float32, any shape.
+        scale: Above 0; broadcasts to the values.
+        zero_point: Code of the value 0.
+        low: Lowest code.
+        high: Highest code.
+    """
+    codes = values / scale + zero_point
+    codes = codes + (codes.round() - codes).detach()  # both sums are exact
+    return (codes.clamp(low, high) - zero_point) * scale
+
+
+def _damped(scale: Tensor, values_per_scale: int, largest: int) -> Tensor:
+    """A learned scale, above 0, whose gradient is smaller by LSQ's factor (its section 2.2)."""
+    positive = scale.abs().clamp(min=_SMALLEST)
+    factor = 1 / math.sqrt(values_per_scale * largest)
+    return positive * factor + (positive * (1 - factor)).detach()
+
+
 class WeightQuantizer(nn.Module):
     """Rounds weights [out, ...] to the grid of each output channel.
 
@@ -35,14 +65,11 @@ class WeightQuantizer(nn.Module):
         learns: Whether the scales are parameters; else they follow the weights.
     """
 
-    zero_point: Tensor
-
     def __init__(self, weight: Tensor, bits: int, *, learns: bool) -> None:
         super().__init__()
         self.largest = 2 ** (bits - 1) - 1
         self.quantizes = False
         self.scale = nn.Parameter(weight.new_ones(len(weight))) if learns else None
-        self.register_buffer("zero_point", weight.new_zeros(len(weight)), persistent=False)
 
     @torch.no_grad()
     def begin(self, weight: Tensor) -> None:
@@ -66,19 +93,10 @@ class WeightQuantizer(nn.Module):
         if self.scale is None:
             peaks = weight.detach().flatten(1).abs().amax(1)
             scale = (peaks / self.largest).clamp(min=_SMALLEST)
-            return torch.fake_quantize_per_channel_affine(
-                weight, scale, self.zero_point.to(torch.int32), 0, -self.largest, self.largest
-            )
-        factor = 1 / math.sqrt(weight[0].numel() * self.largest)
-        return torch._fake_quantize_learnable_per_channel_affine(
-            weight,
-            self.scale.abs().clamp(min=_SMALLEST),
-            self.zero_point,
-            0,
-            -self.largest,
-            self.largest,
-            factor,
-        )
+        else:
+            scale = _damped(self.scale, weight[0].numel(), self.largest)
+        by_channel = scale.view(-1, *[1] * (weight.dim() - 1))
+        return fake_quantize(weight, by_channel, 0, -self.largest, self.largest)
 
 
 class InputQuantizer(nn.Module):
@@ -115,21 +133,11 @@ class InputQuantizer(nn.Module):
             self._observe(features)
         if not self.quantizes:
             return features
-        observed = self._observed_scale()
-        zero_point = (-self.low / observed).round().clamp(0, self.largest)
-        if self.scale is None:
-            return torch.fake_quantize_per_tensor_affine(
-                features, observed, zero_point.to(torch.int32), 0, self.largest
-            )
-        factor = 1 / math.sqrt(features[0].numel() * self.largest)
-        return torch._fake_quantize_learnable_per_tensor_affine(
-            features.float(),
-            self.scale.abs().clamp(min=_SMALLEST),
-            zero_point.view(1),
-            0,
-            self.largest,
-            factor,
-        )
+        scale = self._observed_scale()
+        zero_point = (-self.low / scale).round().clamp(0, self.largest)
+        if self.scale is not None:
+            scale = _damped(self.scale, features[0].numel(), self.largest)
+        return fake_quantize(features.float(), scale, zero_point, 0, self.largest)
 
     @torch.no_grad()
     def _observe(self, features: Tensor) -> None:

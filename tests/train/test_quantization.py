@@ -9,7 +9,12 @@ from torch import nn
 
 from edgekit.runtime.errors import RecipeError
 from edgekit.train.checkpoint import load_checkpoint
-from edgekit.train.fake_quantize import InputQuantizer, QuantizedConv2d, WeightQuantizer
+from edgekit.train.fake_quantize import (
+    InputQuantizer,
+    QuantizedConv2d,
+    WeightQuantizer,
+    fake_quantize,
+)
 from edgekit.train.models.table import build_model
 from edgekit.train.prune_weights import sparsity_of
 from edgekit.train.quantization import Quantization, plain_state
@@ -94,6 +99,27 @@ def test_gradients_pass_through_the_rounding(learns: bool) -> None:
         assert quantizer.scale is not None
         assert quantizer.scale.grad is not None
         assert quantizer.scale.grad.any()
+
+
+@pytest.mark.parametrize("zero_point", [0, 7])
+def test_values_and_gradients_are_those_of_the_operator_of_torch(zero_point: int) -> None:
+    values = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    upstream = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+    found = []
+    for own in (True, False):
+        x, scale = values.clone().requires_grad_(), torch.tensor([0.13], requires_grad=True)
+        made = (
+            fake_quantize(x, scale, zero_point, 0, 15)
+            if own
+            else torch._fake_quantize_learnable_per_tensor_affine(
+                x, scale, torch.tensor([float(zero_point)]), 0, 15
+            )
+        )
+        (made * upstream).sum().backward()
+        assert x.grad is not None
+        assert (x.grad == 0).any()
+        found.append((made, x.grad, scale.grad))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_the_batch_norm_behind_a_layer_multiplies_its_grid() -> None:
