@@ -72,11 +72,16 @@ class StaticOptions:
         return self.batch_norm == "threshold" and self.kernels != "openvino"
 
     @property
+    def used_kernels(self) -> Kernels:
+        """Which kernels shapes are made for: onnxruntime has its fast ones for 8 bits alone."""
+        eight = self.activations in ("QUInt8", "QInt8")
+        return self.kernels if eight or self.kernels != "fast" else "keep"
+
+    @property
     def code_settings(self) -> dict[str, Any]:
         """What the codes are like, as it is recorded."""
         return {
             "target": self.target,
-            "kernels": self.kernels,
             "activations": self.activations,
             "weight_bits": 7 if self.reduce_range else 8,
         }
@@ -143,6 +148,7 @@ def to_static(
     if options.kernels != "openvino":
         put_thresholds_on_codes(quantized)
     settings = {**reader.settings, "method": method.name, **method.settings}
+    settings["kernels"] = options.used_kernels
     settings |= options.refinements.settings
     if trials:
         settings["refinements"] = [trial.to_json() for trial in trials]
@@ -152,7 +158,7 @@ def to_static(
 def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     """Put quantizers into a float model."""
     model = from_proto(to_proto(model))
-    if options.kernels == "fast" and options.activations in ("QUInt8", "QInt8"):
+    if options.used_kernels == "fast":
         fit_kernels(model, options.exclude)
         widen_channels(model, options.exclude)
     ranges = ranges | pixel_ranges(model)

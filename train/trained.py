@@ -33,6 +33,11 @@ def find_checkpoint(path_or_name: Path) -> Path:
     return shipped
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a checkpoint is one that comes with edgekit."""
+    return path.parent == _folder()
+
+
 def check_named(path: Path, key: str) -> None:
     """Refuse a checkpoint that a recipe names and that is not there, and say what makes it.
 

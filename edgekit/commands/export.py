@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import console
-from edgekit.commands.images import DataSource, spread
+from edgekit.commands.images import DataSource, noise, spread
 from edgekit.export.calibration import single_input
 from edgekit.export.graph import save_graph, set_metadata
 from edgekit.export.optimize import OptimizeReport, optimize
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
+from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import CheckpointError, DataError
 from edgekit.runtime.files import check_output
 from edgekit.runtime.preprocessing import PREFIX
 
 if TYPE_CHECKING:
     from edgekit.export.parity import Parity
+    from edgekit.train.checkpoint import Checkpoint
+
+_LOGGER = logging.getLogger(__name__)
 
 RUN_CHECKPOINT = "model.safetensors"
 # A pass is verified by running the model unoptimized; more images would tell no more.
 VERIFY_SAMPLES = 8
+NOISE_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def export_checkpoint(
         output: The file to write.
         opset: ONNX operator set.
         data: Images to compare on, from the training part; an empty name stands for the data that
-            the checkpoint was trained on.
+            the checkpoint was trained on, and, where a shipped network's is not there, for noise.
         samples: Images to compare on.
         passes: Run the exact passes.
         batch_norm: What becomes of batch norm that folds into no convolution.
@@ -81,15 +87,7 @@ def export_checkpoint(
     source = checkpoint_file(checkpoint)
     check_output(output, force=force, inputs=[source])
     loaded = load_checkpoint(source)
-    data = data or DataSource("")
-    try:
-        images = replace(data, name=data.name or loaded.data).load("train", loaded.preprocessing)
-    except DataError as error:
-        if data.name:
-            raise
-        raise DataError(
-            f"{error} (it is what {source} was trained on; name it as seen from here with --data)"
-        ) from error
+    images = _images(source, loaded, data or DataSource(""))
     batch = loaded.preprocessing(spread(images, samples))
     module = loaded.build()
     console.say(f"exporting {source} at opset {opset}, comparing on {len(batch)} images")
@@ -103,6 +101,26 @@ def export_checkpoint(
         report = optimize(model, batch_norm=batch_norm, inputs=inputs)
     save_graph(model, output)
     return ExportResult(output, opset, images.name, parity, report, output.stat().st_size)
+
+
+def _images(source: Path, checkpoint: Checkpoint, data: DataSource) -> Split:
+    """What to compare on; a shipped network, which its data did not come with, goes on without."""
+    from edgekit.train.trained import is_shipped
+
+    wanted = replace(data, name=data.name or checkpoint.data)
+    try:
+        return wanted.load("train", checkpoint.preprocessing)
+    except DataError as error:
+        if data.name:
+            raise
+        if is_shipped(source) and data == DataSource(""):
+            _LOGGER.warning(
+                "comparing with torch on random pixels, for lack of real images: %s", error
+            )
+            return noise(checkpoint.preprocessing, NOISE_IMAGES)
+        raise DataError(
+            f"{error} (it is what {source} was trained on; name it as seen from here with --data)"
+        ) from error
 
 
 def checkpoint_file(path: Path) -> Path:

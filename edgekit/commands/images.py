@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.calibration import single_input
 from edgekit.runtime.data.load import load_split
-from edgekit.runtime.data.source import Split
+from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 
 
@@ -70,3 +70,11 @@ def spread(split: Split, count: int) -> NDArray[np.uint8]:
     """Up to `count` images, spread evenly over a split: uint8 [n, height, width, channels]."""
     positions = np.linspace(0, len(split) - 1, min(count, len(split)))
     return split.images.read(positions.astype(np.int64))
+
+
+def noise(preprocessing: Preprocessing, count: int) -> Split:
+    """Images of independent, uniformly drawn pixels, all of the first class."""
+    shape = (count, *preprocessing.image_shape)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels = np.zeros(count, np.int64)
+    return Split("random pixels", "train", ArrayImages(pixels), labels, preprocessing.class_names)

@@ -104,9 +104,27 @@ def test_dynamic_quantization_keeps_to_seven_bits_too(
     for target, overflows in (("avx2", False), ("avx512-vnni", True)):
         command = ("quantize", model, "-o", output, "--precision", "dynamic-int8", "--force")
         assert edgekit(*command, "--target", target).status == 0
-        found = audit_file(onnx.load(output))
+        written = onnx.load(output)
+        assert "kernels" not in settings(written)
+        found = audit_file(written)
         assert found.checked >= 1
         assert bool(found.overflowing) is overflows
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded"),
+    [
+        ((), "fast"),
+        (("--kernels", "keep"), "keep"),
+        (("--kernels", "openvino"), "openvino"),
+        (("--precision", "int16"), "keep"),
+    ],
+)
+def test_the_kernels_that_shapes_were_made_for_are_recorded(
+    quantized: Command, options: tuple[str, ...], recorded: str
+) -> None:
+    _, model = quantized(*options)
+    assert settings(model)["kernels"] == recorded
 
 
 def test_targets_of_other_precisions_and_unknown_ones_are_refused(

@@ -33,6 +33,23 @@ def test_a_trained_network_is_what_its_recipe_makes(name: str) -> None:
     assert parse_recipe(checkpoint.recipe, origin=name) == load_recipe(name)
 
 
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_trained_network_is_exported_without_its_data(
+    edgekit: Edgekit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("EDGEKIT_DATA", raising=False)
+    outcome = edgekit("export", name, "-o", tmp_path / "m.onnx", "--format", "json")
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["data"] == "random pixels"
+    assert "random pixels" in outcome.err
+    # A data set that is asked for and not there is an error all the same.
+    for asked in (("--data", "cifar10"), ("--data-dir", tmp_path)):
+        refused = edgekit("export", name, *asked, "-o", tmp_path / "n.onnx")
+        assert refused.status == 2
+        assert "cifar10" in refused.err
+        assert not (tmp_path / "n.onnx").exists()
+
+
 @pytest.mark.skipif("EDGEKIT_DATA" not in os.environ, reason="EDGEKIT_DATA is not set")
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_trained_network_keeps_its_promises_as_a_packed_int8_file(
