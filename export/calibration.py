@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgekit.export.calibration_spool import Spool, batches_of
+from edgekit.export.calibration_spool import Spool, batches_of, check_kind
 from edgekit.runtime.data.digests import DigestedImages, digest
 from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError, ModelFileError
@@ -141,6 +141,9 @@ class CalibrationReader:
         Raises:
             DataError: there are no batches, or they are something else.
         """
+        if isinstance(feeds, list | tuple):
+            for feed in feeds:
+                check_kind(feed)
         kept = feeds if isinstance(feeds, list | tuple) else Spool(batches_of(feeds))
         samples = sum(len(next(iter(feed.values()))) for feed in kept if feed)
         return cls(lambda: kept, len(kept), {"data": "custom", "samples": samples})
@@ -234,6 +237,12 @@ def single_input(model: ir.Model) -> ir.Value:
         names = ", ".join(str(value.name) for value in inputs) or "none"
         raise ModelFileError(f"the model has {len(inputs)} inputs ({names}), a classifier has one")
     return inputs[0]
+
+
+def has_fixed_batch(model: ir.Model) -> bool:
+    """Whether an input of the model takes batches of one size alone."""
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    return any(v.shape is not None and len(v.shape) and isinstance(v.shape[0], int) for v in inputs)
 
 
 def check_feed(model: ir.Model, feed: Feed) -> None:

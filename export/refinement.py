@@ -16,14 +16,14 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import onnx_ir as ir
 
 from edgekit.export.agreement import agreement
-from edgekit.export.calibration import Feed
+from edgekit.export.calibration import BATCH_SIZE, Feed
 from edgekit.export.calibrators import Progress
 from edgekit.export.correct_biases import correct_biases
 from edgekit.export.equalize import equalize
@@ -128,23 +128,29 @@ class Samples:
 
     Attributes:
         learners: What refinements learn from.
-        judges: What they are judged on; no part of `learners` where there are two samples or more.
+        judges: What they are judged on; no part of `learners` where there are batches to part.
     """
 
     learners: tuple[Feed, ...]
     judges: tuple[Feed, ...]
 
     @classmethod
-    def of(cls, feeds: Iterable[Feed]) -> Samples:
-        """Part the first `_LEARNERS` samples, and as many as are to judge."""
+    def of(cls, feeds: Iterable[Feed], *, whole: bool = False) -> Samples:
+        """Part the first `_LEARNERS` samples, and as many as are to judge.
+
+        Args:
+            feeds: Calibration data.
+            whole: Whether batches stay as they are, for a model of a fixed batch size; a batch
+                alone then both teaches and judges.
+        """
         kept: list[Feed] = []
         count = 0
-        for feed in feeds:
+        for feed in feeds if whole else _small(feeds):
             if count >= _LEARNERS + _JUDGES:
                 break
             kept.append(feed)
             count += _size(feed)
-        if len(kept) == 1 and count > 1:
+        if len(kept) == 1 and count > 1 and not whole:
             half = max(1, count // _JUDGING_PART)
             return cls((_cut(kept[0], 0, count - half),), (_cut(kept[0], count - half, count),))
         judging = max(1, min(len(kept) // _JUDGING_PART, _JUDGES // max(1, _size(kept[0]))))
@@ -291,6 +297,13 @@ def _can_be_walked(model: ir.Model) -> bool:
 
 def _size(feed: Feed) -> int:
     return len(next(iter(feed.values())))
+
+
+def _small(feeds: Iterable[Feed]) -> Iterator[Feed]:
+    """The same samples in batches of few."""
+    for feed in feeds:
+        for start in range(0, _size(feed), BATCH_SIZE):
+            yield _cut(feed, start, start + BATCH_SIZE)
 
 
 def _cut(feed: Feed, start: int, end: int) -> Feed:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from edgekit.export.calibration import CalibrationReader, Feed
+from edgekit.export.calibration import CalibrationReader, Feed, has_fixed_batch
 from edgekit.export.calibrators import Calibrator, Progress, Ranges, calibrator
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.kernel_shapes import fit_kernels
@@ -128,7 +128,9 @@ def to_static(
     method = calibrator(options.method, levels=levels)
     model = raise_opset(model, "QUInt16" if options.wider else options.activations)
     trials: list[Trial] = []
-    samples = Samples.of(reader) if options.refinements.any else None
+    samples = None
+    if options.refinements.any:
+        samples = Samples.of(reader, whole=has_fixed_batch(model))
     if samples is not None:
         plain = replace(options, exclude=(), wider=())
 

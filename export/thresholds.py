@@ -41,9 +41,16 @@ def take_batch_norm_out(
         The model, the one given where nothing was done, and a sentence on what was.
     """
     names = [str(n.name) for n in nodes(model) if n.op_type == "BatchNormalization"]
-    kept = exclude is not None and any(map(exclude.search, names))
-    if not names or kept or not runs_thresholds_on_codes():
+    if not names:
         return model, None
+    kept = next((name for name in names if exclude is not None and exclude.search(name)), None)
+    if kept is not None:
+        return model, f"batch normalization stays everywhere, since --exclude names {kept}"
+    if not runs_thresholds_on_codes():
+        return model, (
+            "batch normalization stays, since onnxruntime has no Max and Min of 8-bit integers "
+            "before 1.31"
+        )
     work = from_proto(to_proto(model))
     optimize(work, PASSES, batch_norm="threshold", verify=False)
     left = Counter(node.op_type for node in nodes(work))["BatchNormalization"]

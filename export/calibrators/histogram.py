@@ -95,7 +95,9 @@ def joined(parts: Iterable[Histogram]) -> Histogram:
 
 
 def _exponent(largest: float) -> int:
-    """The least exponent at which the last bin reaches `largest`."""
+    """The least exponent at which the last bin reaches `largest`; zero asks for none."""
+    if largest == 0:
+        return _LEAST_EXPONENT
     return max(_LEAST_EXPONENT, math.frexp(largest)[1] - _HALF_EXPONENT)
 
 

@@ -11,6 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekit.export.graph import load_graph
+from edgekit.export.quantize import quantize
+
 Command = Callable[..., Any]
 
 PRE_ACTIVATION = """<ir_version: 8, opset_import: ["" : 17]>
@@ -62,6 +65,22 @@ def test_the_option_decides_what_is_left(
     operators = {node.op_type for node in onnx.load(output).graph.node}
     assert operators & {"Max", "Min", "Add", "BatchNormalization", "Relu"} == {*left, "Add"}
     assert f"Batch norm: {choice}." in " ".join(outcome.out.split())
+
+
+def test_quantize_says_why_batch_norm_stays(
+    pre_activation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_graph(pre_activation)
+    next(n for n in model.graph if n.op_type == "BatchNormalization").name = "norm"
+    reader = [{"input": np.random.default_rng(1).random((64, 3, 8, 8), np.float32)}]
+    excluded = quantize(model, "int8", reader=reader, exclude="norm")
+    assert any("--exclude names norm" in note for note in excluded.report.notes)
+    monkeypatch.setattr("edgekit.export.thresholds.runs_thresholds_on_codes", lambda: False)
+    monkeypatch.setattr("edgekit.export.threshold_codes.runs_thresholds_on_codes", lambda: False)
+    older = quantize(model, "int8", reader=reader)
+    assert any("has no Max and Min" in note for note in older.report.notes)
+    for result in (excluded, older):
+        assert "BatchNormalization" in {node.op_type for node in result.model.graph}
 
 
 def test_what_was_done_and_why_not_is_reported(

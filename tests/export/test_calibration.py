@@ -184,6 +184,7 @@ def test_what_is_read_once_is_kept_on_disk_and_not_in_memory(kind: str) -> None:
     [
         (3, "calibration data is int: give batches"),
         (iter([np.zeros(3)]), "batch of calibration data is ndarray"),
+        ([np.zeros((4, 3, 8, 8))], "batch of calibration data is ndarray"),
         (iter([{"input": [1, 2]}]), "with arrays of numpy"),
         (iter([{"input": np.array([None])}]), "with arrays of numpy"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -187,6 +188,29 @@ def test_judges_are_no_learners() -> None:
     assert not learned & {feed["x"].tobytes() for feed in parts.judges}
     halves = Samples.of(feeds(1))
     assert [len(part[0]["x"]) for part in (halves.learners, halves.judges)] == [12, 4]
+
+
+def test_a_batch_of_many_is_parted_and_one_of_fixed_size_is_not() -> None:
+    whole = [{"x": np.arange(2000.0, dtype=np.float32)[:, None]}]
+    parts = Samples.of(whole)
+    learned = np.concatenate([feed["x"] for feed in parts.learners])
+    judged = np.concatenate([feed["x"] for feed in parts.judges])
+    assert (len(learned), len(judged)) == (512, 128)
+    assert not np.isin(judged, learned).any()
+    fixed = Samples.of(whole, whole=True)
+    assert [len(part[0]["x"]) for part in (fixed.learners, fixed.judges)] == [2000, 2000]
+
+
+def test_a_model_of_a_fixed_batch_is_refined_on_one_batch(
+    text_graph: Callable[..., ir.Model],
+) -> None:
+    fixed = text_graph(
+        "g (float[32, 6] x) => (float[32, 4] y) { y = Gemm(x, w) }",
+        w=RNG.standard_normal((6, 4)).astype(np.float32),
+    )
+    batch = {"x": RNG.standard_normal((32, 6)).astype(np.float32)}
+    settings = quantize(fixed, "int8", reader=[batch]).report.settings
+    assert "correct biases" in [one["step"] for one in settings["refinements"]]
 
 
 def test_what_does_not_help_is_not_kept_and_all_is_recorded(model: ir.Model) -> None:

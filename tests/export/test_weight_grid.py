@@ -46,6 +46,20 @@ def test_ordinary_weights_and_zeros_lie_on_no_grid() -> None:
     assert find_grid(np.zeros((3, 0), np.float32), 0) is None
 
 
+def test_few_weights_lie_on_a_grid_by_chance_unless_others_do() -> None:
+    rng = np.random.default_rng(0)
+    depthwise = rng.standard_normal((16, 1, 1, 1)).astype(np.float32)
+    assert find_grid(depthwise, 0) is None
+    pruned = rng.standard_normal((16, 30)).astype(np.float32)
+    pruned[3, 1:], pruned[5, 2:], pruned[7] = 0, 0, 0
+    assert find_grid(pruned, 0) is None
+    trained = on_grid(7, channels=4)[0]
+    trained[1, 1:], trained[2, 2:] = 0, 0
+    grid = find_grid(trained, 0)
+    assert grid is not None
+    assert grid.levels.tolist() == [7, 1, 7, 7]
+
+
 def test_channels_are_looked_at_one_by_one() -> None:
     weights, scales = on_grid(7, channels=4)
     weights[1] = np.random.default_rng(0).standard_normal(weights[1].shape)

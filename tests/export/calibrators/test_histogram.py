@@ -51,6 +51,17 @@ def test_the_step_does_not_depend_on_the_order() -> None:
     assert all(one.counts[HALF_BINS] >= 0 and one.counts.sum() == 300 for one in found)
 
 
+def test_zeros_do_not_make_the_step_of_small_values_coarse() -> None:
+    small = np.array([1e-6, -3e-6, 5e-6], np.float32)
+    for parts in ((np.zeros(4, np.float32), small), (small, np.zeros(4, np.float32))):
+        histogram = Histogram()
+        for part in parts:
+            histogram.add(part, float(np.abs(part).max()))
+        assert histogram.step < 1e-9
+        assert histogram.counts.sum() == 7
+        assert histogram.counts[HALF_BINS] == 4
+
+
 def test_zero_keeps_a_bin_of_its_own() -> None:
     histogram = histogram_of(np.zeros(1000, np.float32), np.array([1e-3, 7.0], np.float32))
     assert histogram.counts[HALF_BINS] >= 1000
