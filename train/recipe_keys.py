@@ -218,6 +218,12 @@ class RecipeKeys:
         return str(self.model["name"])
 
     @property
+    def all_epochs(self) -> int:
+        """Passes over the training images, fine-tuning after channel pruning included."""
+        channels = self.prune_channels
+        return self.train.epochs + (0 if channels is None else channels.fine_tune_epochs)
+
+    @property
     def model_options(self) -> dict[str, Any]:
         """The model's own keys."""
         return {key: value for key, value in self.model.items() if key != "name"}

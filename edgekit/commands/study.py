@@ -191,7 +191,7 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
             group=variant.group,
             variant=variant.name,
             seed=recipe.seed,
-            epochs=recipe.train.epochs,
+            epochs=recipe.all_epochs,
             train_seconds=round(run.seconds, 1),
             images_per_second=round(run.images_per_second, 1),
             measured=one,

@@ -6,12 +6,14 @@ import json
 import tomllib
 from collections.abc import Callable
 from importlib import resources
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit.train.models.table import build_model
+from edgekit.train.prune_channels import prune_channels
 from edgekit.train.recipe import Recipe
 from edgekit.train.study import Training, load_study, merged, shipped_studies
 
@@ -39,6 +41,29 @@ def macs(recipe: Recipe) -> int:
     return counter.get_total_flops() // 2
 
 
+class Size(NamedTuple):
+    """What is left of a network, and its int8 score: parameters / 4 / 5.6e6 + MACs / 4 / 2.8e8."""
+
+    nonzero: float
+    score: float
+
+
+def size_of(recipe: Recipe) -> Size:
+    torch.manual_seed(0)
+    options = recipe.model_options
+    module = build_model(recipe.architecture, options, in_channels=3, num_classes=10)
+    channels, weights = recipe.prune_channels, recipe.prune
+    if channels is not None:
+        image = torch.zeros(1, 3, 32, 32)
+        prune_channels(module, image, ratio=channels.ratio, round_to=channels.round_to)
+    prunable = sum(p.numel() for p in module.parameters() if p.dim() > 1)
+    whole = sum(p.numel() for p in module.parameters())
+    nonzero = whole - (0 if weights is None else weights.sparsity * prunable)
+    with FlopCounterMode(display=False) as counter:
+        module.eval()(torch.zeros(1, 3, 32, 32))
+    return Size(nonzero, nonzero / 4 / 5.6e6 + counter.get_total_flops() / 2 / 4 / 2.8e8)
+
+
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_load_and_name_one_folder_a_training(name: str) -> None:
     found = load_study(name).trainings
@@ -58,14 +83,31 @@ def test_every_group_of_the_ablation_holds_the_base() -> None:
 
 
 @pytest.mark.parametrize("count", [parameters, macs])
-def test_the_networks_are_equal_in_parameters_and_macs(count: Callable[[Recipe], int]) -> None:
+def test_what_is_compared_at_equal_size_is_equal_in_parameters_and_macs(
+    count: Callable[[Recipe], int],
+) -> None:
     counts = {
         name: count(training.recipe)
         for (group, name, seed), training in trainings("ablation-cifar10").items()
-        if group == "network" and seed == 0
+        if seed == 0 and (group == "network" or name == "2-3-3" or name.endswith("-equal"))
     }
-    assert set(counts) == {"densenet", "resnet", "efficientnet"}
+    networks = {"densenet", "resnet", "efficientnet"}
+    assert set(counts) == {*networks, "2-3-3", "1-1-1-equal", "depthwise-equal"}
     assert max(counts.values()) < 1.05 * min(counts.values()), counts
+
+
+def test_the_pruned_are_trained_as_long_and_come_to_equal_sizes() -> None:
+    found = {
+        name: training.recipe
+        for (group, name, seed), training in trainings("ablation-cifar10").items()
+        if group == "pruning" and seed == 0
+    }
+    assert {recipe.all_epochs for recipe in found.values()} == {8}
+    sizes = {name: size_of(recipe) for name, recipe in found.items()}
+    for first, second in (("channels-20", "weights-32"), ("channels-35", "weights-51")):
+        assert sizes[first].nonzero == pytest.approx(sizes[second].nonzero, rel=0.03)
+    for first, second in (("channels-20", "weights-58"), ("channels-35", "weights-91")):
+        assert sizes[first].score == pytest.approx(sizes[second].score, rel=0.03)
 
 
 def test_the_first_seed_of_every_variant_comes_before_the_second() -> None:
