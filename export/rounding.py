@@ -153,11 +153,11 @@ def choose_codes(
         Codes [rows, n].
     """
     best = _descend(weights, nearest, low, high, moment, deadline)
-    if time.monotonic() > deadline:
-        return best
     try:
-        start = _in_turn(weights, low, high, moment)
+        start = _in_turn(weights, low, high, moment, deadline)
     except np.linalg.LinAlgError:  # the inputs are all zero, or as good as
+        return best
+    if start is None:
         return best
     other = _descend(weights, start, low, high, moment, deadline)
     better = _row_errors(other - weights, moment) < _row_errors(best - weights, moment)
@@ -179,6 +179,8 @@ def _descend(
     for _ in range(_SWEEPS):
         moved = 0
         for index in range(weights.shape[1]):
+            if time.monotonic() > deadline:
+                return codes
             step = np.where(codes[:, index] == low[:, index], high[:, index], low[:, index])
             step -= codes[:, index]
             gain = step * (2 * slope[:, index] + step * moment[index, index])
@@ -186,18 +188,28 @@ def _descend(
             codes[rows, index] += step[rows]
             slope[rows] += step[rows, None] * moment[index]
             moved += len(rows)
-        if not moved or time.monotonic() > deadline:
+        if not moved:
             break
     return codes
 
 
-def _in_turn(weights: Array, low: Array, high: Array, moment: Array) -> Array:
-    """Choose code by code, most active input first, each making up for those before it."""
+def _in_turn(
+    weights: Array, low: Array, high: Array, moment: Array, deadline: float
+) -> Array | None:
+    """Choose code by code, most active input first, each making up for those before it.
+
+    Returns:
+        Codes [rows, n]; None where the deadline came first.
+    """
+    if time.monotonic() > deadline:
+        return None
     order = np.argsort(-np.diag(moment), kind="stable")
     damped = moment[np.ix_(order, order)] + _DAMPING * np.diag(moment).mean() * np.eye(len(order))
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T
     rest, codes = weights[:, order], np.empty_like(weights)
     for index, column in enumerate(order):
+        if time.monotonic() > deadline:
+            return None
         codes[:, column] = np.clip(np.rint(rest[:, index]), low[:, column], high[:, column])
         error = (rest[:, index] - codes[:, column]) / factor[index, index]
         rest[:, index + 1 :] -= error[:, None] * factor[index, index + 1 :]

@@ -89,8 +89,8 @@ def color(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """Marker of a model, by its place in the list."""
-    return MARKERS[index % len(MARKERS)]
+    """Marker of a model, by its place in the list; another one where its color comes round."""
+    return MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
 
 
 def for_page(stand_in: str) -> str:

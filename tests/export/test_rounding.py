@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -172,6 +173,14 @@ def test_chosen_codes_are_never_worse_than_nearest_and_near_the_best() -> None:
     assert errors(chosen).sum() < 0.7 * errors(nearest).sum()
     assert errors(chosen).sum() < 1.6 * best.sum()
     assert (errors(high) > errors(chosen)).all()
+
+
+def test_after_the_deadline_codes_stay_as_they_are() -> None:
+    weights = RNG.uniform(-5, 5, (64, 40))
+    low, high, moment = np.floor(weights), np.ceil(weights), np.eye(40) + 1
+    for start in (low, np.rint(weights)):
+        found = choose_codes(weights, start, low, high, moment, time.monotonic() - 1)
+        np.testing.assert_array_equal(found, start)
 
 
 def test_inputs_of_zero_leave_the_nearest_codes() -> None:

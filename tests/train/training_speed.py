@@ -35,6 +35,7 @@ from edgekit.train.fit import Devices, fit
 from edgekit.train.lightning_module import TrainingData, TrainingModule
 from edgekit.train.models.table import build_model
 from edgekit.train.optim import make_optimizer
+from edgekit.train.prune_weights import WeightPruning, cubic_schedule
 from edgekit.train.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
@@ -98,7 +99,13 @@ class EdgekitLoop:
 
     def __init__(self, recipe: Recipe, data: TrainingData, network: nn.Module) -> None:
         self.recipe = replace(recipe.train, epochs=1, warmup_epochs=0.0, resolutions=())
-        self.module = TrainingModule(network, self.recipe, recipe.augment, data, seed=0)
+        pruning = None
+        if recipe.prune is not None:
+            steps = len(data.train) // recipe.train.batch_size
+            pruning = WeightPruning(network, cubic_schedule(recipe.prune, 1, steps))
+        self.module = TrainingModule(
+            network, self.recipe, recipe.augment, data, seed=0, pruning=pruning
+        )
 
     def epoch(self) -> float:
         """Seconds of one pass over the images."""
