@@ -18,7 +18,7 @@ from edgekit.train.trained import find_checkpoint, shipped_checkpoints
 
 # Least top-1, most non-zero parameters, most MACs, highest score of the packed int8 file.
 CLAIMS = {
-    "densenet-cifar10": (0.899, 54_100, 11.7e6, 0.013),
+    "densenet-cifar10": (0.901, 54_100, 11.7e6, 0.013),
     "densenet-cifar10-tiny": (0.88, 37_500, 4.5e6, 0.0058),
 }
 
