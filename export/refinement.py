@@ -150,11 +150,12 @@ class Samples:
                 break
             kept.append(feed)
             count += _size(feed)
-        if len(kept) == 1 and count > 1 and not whole:
-            half = max(1, count // _JUDGING_PART)
-            return cls((_cut(kept[0], 0, count - half),), (_cut(kept[0], count - half, count),))
-        judging = max(1, min(len(kept) // _JUDGING_PART, _JUDGES // max(1, _size(kept[0]))))
-        return cls(tuple(kept[:-judging] or kept), tuple(kept[-judging:]))
+        if whole:
+            judging = max(1, min(len(kept) // _JUDGING_PART, _JUDGES // max(1, _size(kept[0]))))
+            return cls(tuple(kept[:-judging] or kept), tuple(kept[-judging:]))
+        learning = count - max(1, min(count // _JUDGING_PART, _JUDGES))
+        learners, judges = _span(kept, 0, learning), _span(kept, learning, count)
+        return cls(tuple(learners or judges), tuple(judges))
 
     def first(self, samples: int) -> list[Feed]:
         """As many of the learners' batches as hold so many samples."""
@@ -304,6 +305,19 @@ def _small(feeds: Iterable[Feed]) -> Iterator[Feed]:
     for feed in feeds:
         for start in range(0, _size(feed), BATCH_SIZE):
             yield _cut(feed, start, start + BATCH_SIZE)
+
+
+def _span(feeds: Iterable[Feed], start: int, end: int) -> list[Feed]:
+    """The samples from `start` on and before `end`, batches cut where need be."""
+    found: list[Feed] = []
+    first = 0
+    for feed in feeds:
+        size = _size(feed)
+        low, high = max(start - first, 0), min(end - first, size)
+        if low < high:
+            found.append(_cut(feed, low, high))
+        first += size
+    return found
 
 
 def _cut(feed: Feed, start: int, end: int) -> Feed:

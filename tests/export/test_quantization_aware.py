@@ -133,4 +133,5 @@ def test_the_int8_file_is_right_as_often_as_the_network_was_in_training(chained:
     split = load_split("digits", "validation", validation=0.2)
     found = evaluate(open_session(chained.path), chained.checkpoint.preprocessing, split)
     assert chained.accuracy > 0.8
-    assert abs(found.correct - round(chained.accuracy * len(split))) <= 2
+    # Ranges of activations are calibrated anew, so that a few images fall to the other side.
+    assert abs(found.correct - round(chained.accuracy * len(split))) <= 5
