@@ -38,7 +38,7 @@ stem_width = 8
 [train]
 epochs = 10
 batch_size = 32
-learning_rate = 0.2
+learning_rate = 0.1
 [quantize]
 begin = 0.5
 method = "{method}"
@@ -133,5 +133,4 @@ def test_the_int8_file_is_right_as_often_as_the_network_was_in_training(chained:
     split = load_split("digits", "validation", validation=0.2)
     found = evaluate(open_session(chained.path), chained.checkpoint.preprocessing, split)
     assert chained.accuracy > 0.8
-    # Ranges of activations are calibrated anew, so that a few images fall to the other side.
-    assert abs(found.correct - round(chained.accuracy * len(split))) <= 5
+    assert abs(found.correct - round(chained.accuracy * len(split))) <= 2

@@ -147,11 +147,10 @@ def test_random_graphs_compute_the_same(model: ir.Model, policy: module.Policy) 
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(models(), st.sampled_from(["auto", "threshold"]))
 def test_many_random_graphs_compute_the_same(model: ir.Model, policy: module.Policy) -> None:
-    # Variances down to 1e-6 amplify the rounding of float32: 2.5e-4 has been seen.
-    assert largest_error(model, policy) <= 1e-3
+    assert largest_error(model, policy) <= 1e-4
 
 
 def test_the_random_graphs_catch_a_wrong_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
