@@ -232,7 +232,7 @@ def single_input(model: ir.Model) -> ir.Value:
     Raises:
         ModelFileError: the model has none, or several.
     """
-    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    inputs = _fed_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(str(value.name) for value in inputs) or "none"
         raise ModelFileError(f"the model has {len(inputs)} inputs ({names}), a classifier has one")
@@ -241,8 +241,8 @@ def single_input(model: ir.Model) -> ir.Value:
 
 def has_fixed_batch(model: ir.Model) -> bool:
     """Whether an input of the model takes batches of one size alone."""
-    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    return any(v.shape is not None and len(v.shape) and isinstance(v.shape[0], int) for v in inputs)
+    shapes = [value.shape for value in _fed_inputs(model)]
+    return any(shape is not None and len(shape) and isinstance(shape[0], int) for shape in shapes)
 
 
 def check_feed(model: ir.Model, feed: Feed) -> None:
@@ -251,7 +251,7 @@ def check_feed(model: ir.Model, feed: Feed) -> None:
     Raises:
         DataError: an input is missing, unknown, or of another type or shape.
     """
-    inputs = {str(v.name): v for v in model.graph.inputs if not v.is_initializer()}
+    inputs = {str(value.name): value for value in _fed_inputs(model)}
     if inputs.keys() != feed.keys():
         raise DataError(
             f"calibration data has inputs {sorted(feed)}, the model takes {sorted(inputs)}"
@@ -268,6 +268,10 @@ def check_feed(model: ir.Model, feed: Feed) -> None:
                 f"calibration data for {name!r} has shape {list(array.shape)}, the model takes "
                 f"{value.shape}: use data of that size"
             )
+
+
+def _fed_inputs(model: ir.Model) -> list[ir.Value]:
+    return [value for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _some(names: Sequence[str]) -> str:
