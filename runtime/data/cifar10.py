@@ -6,7 +6,7 @@ import hashlib
 import io
 import pickle  # only for files whose MD5 is the published one
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +57,23 @@ def load_cifar10(part: str, data_dir: Path | None) -> Split:
         )
     batches = [f"data_batch_{n}" for n in range(1, 6)] if part == "train" else ["test_batch"]
     decode, read = _find(data_dir)
-    parts = [decode(name, read) for name in batches]
-    labels = np.concatenate([labels for labels, _ in parts]).astype(np.int64)
-    planes = np.concatenate([pixels for _, pixels in parts]).reshape(-1, 3, 32, 32)
+    labels, images = map(np.concatenate, zip(*_parts(batches, decode, read), strict=True))
     if len(labels) != PART_SIZES[part]:
         raise DataError(
             f"{data_dir}: CIFAR-10's {part} part has {len(labels)} images instead of "
             f"{PART_SIZES[part]}; unpack the archive again"
         )
-    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
     return Split("cifar10", part, ArrayImages(images), labels, CLASS_NAMES)
+
+
+def _parts(
+    batches: Iterable[str], decode: Decode, read: ReadFile
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """Labels and images [10000, 32, 32, 3] of each file, one file's planes in memory at a time."""
+    for name in batches:
+        labels, pixels = decode(name, read)
+        planes = pixels.reshape(-1, 3, 32, 32)
+        yield labels.astype(np.int64), np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
 Decode = Callable[[str, ReadFile], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
