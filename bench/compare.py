@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,7 @@ from edgekit.bench.settings import BenchSettings
 from edgekit.bench.speed import Speed, measure_speed
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import InputError
-
-# (stage, done, total); stages are "count", "accuracy", "signal to noise", "latency", "sweep" and
-# whatever else the settings ask for
-Progress = Callable[[str, int, int], None]
+from edgekit.runtime.progress import StageProgress, silent
 
 
 def bench_models(
@@ -33,7 +30,7 @@ def bench_models(
     split: Split | None = None,
     settings: BenchSettings | None = None,
     *,
-    progress: Progress | None = None,
+    progress: StageProgress = silent,
 ) -> BenchReport:
     """Compare model files; the first is the reference.
 
@@ -42,7 +39,8 @@ def bench_models(
         split: Labelled images; without them there is no accuracy, and latency is measured on
             random input.
         settings: How to run.
-        progress: Called with (stage, done, total) as the work goes on.
+        progress: Called as the work goes on; stages are "count", "accuracy", "signal to noise",
+            "latency", "sweep" and whatever else the settings ask for.
 
     Raises:
         ModelFileError: a file is damaged, cannot be counted or cannot be run.
@@ -62,7 +60,7 @@ def bench_models(
     machine = describe_machine()  # with all its cores, pinned or not
     threads = max((settings.threads, *settings.sweep_threads))
     with pinned(threads) if settings.pin else nullcontext() as cores:
-        report = _bench(paths, split, settings, machine, progress or (lambda *_: None))
+        report = _bench(paths, split, settings, machine, progress)
     return replace(report, pinned_cores=cores)
 
 
@@ -71,7 +69,7 @@ def _bench(
     split: Split | None,
     settings: BenchSettings,
     machine: Machine,
-    report: Progress,
+    report: StageProgress,
 ) -> BenchReport:
     before = snapshot()
     engine_version = find_engine(settings.engine).prepare()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from edgekit.export.graph import load_graph
 from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.progress import Progress
 
 _READ_AT_ONCE = 16
 
@@ -65,7 +66,7 @@ def noise_of_files(
     preprocessing: tuple[Preprocessing, Preprocessing],
     split: Split,
     images: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SignalToNoise:
     """Compare a model file with a reference on images spread evenly over a split.
 

@@ -17,7 +17,7 @@ core/mlas/lib/convsym.cpp and core/providers/cpu/quantization/qlinearconv.cc):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgekit.bench.exact_integer import QuantizedConv
 from edgekit.bench.int8_kernels import int8_kernels
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session
 
 TOLERANCE = 1  # steps, from rounding in float32
@@ -36,8 +37,6 @@ SIGNS: dict[str, tuple[type[np.integer], type[np.integer]]] = {
     "S8S8": (np.int8, np.int8),
 }
 KERNELS = ("direct", "depthwise", "matrix")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtime.errors import InputError
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import InputSpec, check_samples
 
 ROUNDS = 20
@@ -152,7 +153,7 @@ def measure(
     *,
     warmup: int = 10,
     iterations: int = 100,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Measured]:
     """Time several functions in turns.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.bench.candidate import Candidate
@@ -15,8 +15,7 @@ from edgekit.bench.signal_to_noise import SignalToNoise
 from edgekit.runtime.accuracy import Accuracy, evaluate_with
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import DataError
-
-Progress = Callable[[str, int, int], None]
+from edgekit.runtime.progress import Progress, StageProgress
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def measure_quality(
     candidates: Sequence[Candidate],
     split: Split | None,
     settings: BenchSettings,
-    report: Progress,
+    report: StageProgress,
 ) -> list[Quality]:
     """Classify every image of a split with each model; the first is the reference.
 
@@ -74,9 +73,7 @@ def _figures(one: Accuracy, first: Accuracy, images_per_second: float) -> Accura
     )
 
 
-def _accuracy(
-    candidate: Candidate, split: Split, progress: Callable[[int, int], None]
-) -> tuple[Accuracy, float]:
+def _accuracy(candidate: Candidate, split: Split, progress: Progress) -> tuple[Accuracy, float]:
     """A model's answers, and the seconds that they took."""
     if candidate.preprocessing is None:
         raise AssertionError("checked when the model was loaded")
@@ -97,7 +94,7 @@ def _accuracy(
 
 
 def _noise(
-    candidates: Sequence[Candidate], split: Split, settings: BenchSettings, report: Progress
+    candidates: Sequence[Candidate], split: Split, settings: BenchSettings, report: StageProgress
 ) -> list[SignalToNoise | None]:
     """Each model beside the first, tensor by tensor, where the settings ask for it."""
     found: list[SignalToNoise | None] = [None] * len(candidates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,8 @@ from edgekit.bench.shapes import Shape
 from edgekit.bench.sweep import Timing, sweep_models, time_models
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.progress import StageProgress, stage_of
 from edgekit.runtime.session import open_session, run_batch
-
-Progress = Callable[[str, int, int], None]
 
 COMPARED_SAMPLES = 32
 LOADGEN_SAMPLES = 1024
@@ -43,7 +42,7 @@ def measure_speed(
     candidates: Sequence[Candidate],
     split: Split | None,
     settings: BenchSettings,
-    report: Progress,
+    report: StageProgress,
 ) -> list[Speed]:
     """Measure what the settings ask for; one result a model.
 
@@ -52,12 +51,9 @@ def measure_speed(
         ModelFileError: a model cannot be run.
         MissingExtraError: LoadGen is not installed.
     """
-
-    def progress(stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: report(stage, done, total)
-
-    timings = time_models(candidates, split, settings, progress=progress("latency"))
-    sweeps = sweep_models(candidates, split, settings, timings, progress=progress("sweep"))
+    latency, sweep = (stage_of(report, stage) for stage in ("latency", "sweep"))
+    timings = time_models(candidates, split, settings, progress=latency)
+    sweeps = sweep_models(candidates, split, settings, timings, progress=sweep)
     speeds = []
     for index, candidate in enumerate(candidates):
         speeds.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,7 @@ from edgekit.bench.engines import LoadedModel, find_engine
 from edgekit.bench.latency import Latency, Ratio, Warmup, measure, ratio, summarize
 from edgekit.bench.settings import BenchSettings
 from edgekit.runtime.data.source import Split
-
-Progress = Callable[[int, int], None]
+from edgekit.runtime.progress import Progress
 
 
 @dataclass(frozen=True)

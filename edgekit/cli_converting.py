@@ -239,8 +239,8 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Keep the ranges in FILE; a FILE that is there is used instead of calibrating, or "
-            "refused where model, images or method are others.",
+            help="Keep ranges and refinements in FILE; a FILE that is there is used instead of "
+            "running images, or refused where model, images or method are others.",
             show_default=False,
         ),
     ] = None,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-Advance = Callable[[int, int], None]
+from edgekit.runtime.progress import Progress, StageProgress
 
 # A table that goes to a file or a pipe is not folded to a terminal's width.
 WIDE_COLUMNS = 240
@@ -72,7 +73,7 @@ def log_to_standard_error() -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Advance]:
+def progress(label: str) -> Iterator[Progress]:
     """Show a bar on a terminal; yields what takes (done, total)."""
     columns = (
         TextColumn("{task.description}"),
@@ -81,12 +82,25 @@ def progress(label: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     console = messages()
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(label, total=None)
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(label, total=None)
 
         def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bars.update(task, completed=done, total=total)
+
+        yield advance
+
+
+@contextmanager
+def stages() -> Iterator[StageProgress]:
+    """Show a bar for the stage that work is at; yields what takes (stage, done, total)."""
+    with ExitStack() as bars:
+        shown: dict[str, Progress] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in shown:
+                bars.close()
+                shown[stage] = bars.enter_context(progress(stage))
+            shown[stage](done, total)
 
         yield advance

@@ -18,11 +18,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.calibration import Feed
-from edgekit.export.calibrators import Progress
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.export.layerwise import Layer, walk_layers
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import fresh_name, names
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session
 
 # Images in a run of the float model: the outputs of all of its layers are in memory at once.

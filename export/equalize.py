@@ -8,6 +8,7 @@ found in export/equalization/rules.py, by how much in export/equalization/scales
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -27,27 +28,53 @@ _CLIPPING = ("Relu", "Clip")
 Array = NDArray[np.float64]
 
 
-def equalize(model: ir.Model, feeds: Iterable[Feed]) -> tuple[ir.Model, int]:
-    """Scale channels where the layers around them can take the scale up.
+@dataclass(frozen=True)
+class Scaling:
+    """By how much to scale the channels of one model.
+
+    Attributes:
+        scales: Of each group of channels that go together, above zero; most are 1.
+        count: How many groups may have another scale than 1.
+    """
+
+    scales: Array
+    count: int
+
+    def apply(self, model: ir.Model) -> ir.Model:
+        """The model scaled: it computes the same but for float32's rounding.
+
+        Raises:
+            ValueError: the scaling is another model's.
+        """
+        result = from_proto(to_proto(model))
+        channels = find_channels(result)
+        if self.scales.shape != (len(channels),):
+            raise ValueError(f"{len(self.scales)} scales for {len(channels)} groups of channels")
+        for constant in channels.resolved_constants():
+            array = _scaled(constant, self.scales)
+            constant.value.const_value = ir.tensor(array, name=constant.value.name)
+        return result
+
+
+def find_scaling(model: ir.Model, feeds: Iterable[Feed]) -> Scaling | None:
+    """Find scales for channels where the layers around them can take them up.
 
     Args:
-        model: A float32 model in topological order, its shapes inferred; it is not changed.
+        model: A float32 model in topological order, its shapes inferred.
         feeds: Some calibration data, read once: what each channel holds is measured on it.
 
     Returns:
-        A model that computes the same but for float32's rounding, and how many scales it was given;
-        the model as it is and 0 where no channel can be scaled.
+        None where no channel can be scaled.
 
     Raises:
         ModelFileError: onnxruntime cannot run the model.
     """
-    result = from_proto(to_proto(model))
-    channels = find_channels(result)
+    channels = find_channels(model)
     free = {value: ids for value, ids in channels.scaled().items() if not _is_only_clipped(value)}
     constants = channels.resolved_constants()
     if not free or not constants:
-        return result, 0
-    extents, squares = _measure(result, [str(value.name) for value in free], feeds)
+        return None
+    extents, squares = _measure(model, [str(value.name) for value in free], feeds)
     weights = {constant.value: constant for constant in constants if constant.mixes}
     tensors = [
         Tensor(
@@ -55,11 +82,8 @@ def equalize(model: ir.Model, feeds: Iterable[Feed]) -> tuple[ir.Model, int]:
         )
         for v, ids in free.items()
     ]
-    scales = find_scales(len(channels), tensors)
-    for constant in constants:
-        array = _scaled(constant, scales)
-        constant.value.const_value = ir.tensor(array, name=constant.value.name)
-    return result, len({int(one) for ids in free.values() for one in ids} - {0})
+    count = len({int(one) for ids in free.values() for one in ids} - {0})
+    return Scaling(find_scales(len(channels), tensors), count)
 
 
 def _scaled(constant: Constant, scales: Array) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ ones, memory-mapped, until a pass reads their values.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -163,6 +164,15 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     _load_external(model, proto)
     return proto
+
+
+def digest(model: ir.Model, *more: str) -> str:
+    """SHA-256 of a model's graph and weights, whatever its metadata, and of `more`; hexadecimal."""
+    proto = to_proto(model)
+    del proto.metadata_props[:]
+    found = hashlib.sha256(proto.SerializeToString(deterministic=True))
+    found.update(repr(more).encode())
+    return found.hexdigest()
 
 
 @contextmanager

@@ -21,9 +21,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekit.export.calibration import CalibrationReader, Feed
-from edgekit.export.calibrators import Progress
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.runtime.files import write_text
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session
 
 CALIBRATION_SCHEMA_VERSION = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,9 @@ from edgekit.export.passes.turn_batch_norm_into_threshold import Policy, TurnBat
 from edgekit.export.quiet import quiet
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs, tolerance
 from edgekit.runtime.errors import InputError, ModelFileError, PassError
+from edgekit.runtime.progress import Progress
 
 Arrays = Mapping[str, NDArray[Any]]
-Progress = Callable[[int, int], None]
 
 METADATA_KEY = "edgekit.passes"
 BATCH_NORM_KEY = "edgekit.batch_norm"

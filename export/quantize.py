@@ -26,7 +26,7 @@ import onnx_ir.passes.common as common
 
 from edgekit.export.calibration import CalibrationReader, Feed
 from edgekit.export.calibration_spool import FeedReader
-from edgekit.export.calibrators import Calibrator, Progress
+from edgekit.export.calibrators import Calibrator
 from edgekit.export.executed import executed
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
 from edgekit.export.half import (
@@ -46,6 +46,7 @@ from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.export.weighted_inputs import WEIGHTED_OPS
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
+from edgekit.runtime.progress import StageProgress, silent
 from edgekit.runtime.session import INPUT_TYPES, open_session
 
 # What nodes that are not quantized may be kept in.
@@ -81,7 +82,7 @@ class _Job:
     static: StaticOptions
     exclude: Collection[str]
     keep_io: bool
-    progress: Progress | None
+    progress: StageProgress
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def quantize(
     fallback: str = FALLBACKS[0],
     keep_io: bool = True,
     static: StaticOptions | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress = silent,
 ) -> QuantizeResult:
     """Convert a float32 model to one of `PRECISIONS`.
 
@@ -136,7 +137,7 @@ def quantize(
             in half precision.
         keep_io: For fp16: leave the graph's inputs and outputs float32.
         static: For int8 and int16: how; `method` and `exclude` take the place of its own.
-        progress: Called with calibration batches done and their total.
+        progress: Told how far calibration and refinements are, as by `to_static`.
 
     Returns:
         A model that the checker and onnxruntime accept, with the settings in its metadata, and

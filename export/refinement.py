@@ -13,24 +13,25 @@ and the refinements learn from the rest.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekit.export.agreement import agreement
 from edgekit.export.calibration import BATCH_SIZE, Feed
-from edgekit.export.calibrators import Progress
-from edgekit.export.correct_biases import correct_biases
-from edgekit.export.equalize import equalize
-from edgekit.export.graph import nodes, to_proto
+from edgekit.export.calibrators.cache import Finding
+from edgekit.export.constant_changes import constant_changes, from_text, to_text, with_changes
+from edgekit.export.correct_biases import add_missing_biases, correct_biases
+from edgekit.export.equalize import Scaling, find_scaling
+from edgekit.export.graph import from_proto, nodes, to_proto
 from edgekit.export.layerwise import affordable
 from edgekit.export.rounding import DEFAULT_SECONDS, round_adaptively
 from edgekit.export.weight_grid import weight_grids
+from edgekit.runtime.progress import StageProgress, stage_of
 
 Switch = Literal["auto", "on", "off"]
 Rounding = Literal["nearest", "adaptive"]
@@ -57,10 +58,6 @@ class Refinements:
     bias_correction: Switch = "auto"
     rounding: Rounding = "nearest"
     rounding_seconds: float = DEFAULT_SECONDS
-    # A search converts one model again and again; whether to equalize it is decided once.
-    _equalized: dict[str, tuple[ir.Model, Trial | None]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,9 +72,9 @@ class Refinements:
         return found
 
     @property
-    def any(self) -> bool:
-        """Whether anything is to be tried."""
-        return (self.equalize, self.bias_correction, self.rounding) != ("off", "off", "nearest")
+    def after_writing(self) -> bool:
+        """Whether anything is to be tried on the quantized model."""
+        return (self.bias_correction, self.rounding) != ("off", "nearest")
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,6 @@ class Trial:
         before_db: Signal-to-noise ratio of the logits without it; None where there is no noise.
         after_db: With it.
         kept: Whether the result has it.
-        seconds: What it took, the comparison included.
     """
 
     step: str
@@ -111,12 +107,19 @@ class Trial:
     before_db: float | None
     after_db: float | None
     kept: bool
-    seconds: float
+
+    @classmethod
+    def judged(
+        cls, step: str, what: str, ratios: Sequence[float | None], switch: Switch = "auto"
+    ) -> Self:
+        """A trial that is kept where the second ratio is the better one, or where it must be."""
+        before, after = ratios
+        better = _or_inf(after) > _or_inf(before)
+        return cls(step, what, before, after, better or switch == "on")
 
     def to_json(self) -> dict[str, Any]:
-        """The trial for a model's metadata, without the time, which differs from run to run."""
+        """The trial for a model's metadata."""
         entry = asdict(self)
-        del entry["seconds"]
         for key in ("before_db", "after_db"):
             entry[key] = None if entry[key] is None else round(entry[key], 2)
         return entry
@@ -167,13 +170,59 @@ class Samples:
         return kept
 
 
+@dataclass(frozen=True)
+class Equalization:
+    """What trying to equalize a model came to.
+
+    Attributes:
+        scaling: What the model gains by; None where it is better off without.
+        trials: What was tried; none where no channel can be scaled.
+    """
+
+    scaling: Scaling | None = None
+    trials: tuple[Trial, ...] = ()
+
+    def applied(self, model: ir.Model) -> tuple[ir.Model, tuple[Trial, ...]]:
+        """The model to go on with, and what was tried.
+
+        Raises:
+            ValueError: this is of another model.
+        """
+        scaled = model if self.scaling is None else self.scaling.apply(model)
+        return scaled, self.trials
+
+    def to_finding(self) -> Finding:
+        """For a calibration cache."""
+        scaling = self.scaling
+        return {
+            "trials": [asdict(trial) for trial in self.trials],
+            "scaling": None
+            if scaling is None
+            else {"scales": to_text(scaling.scales.tobytes()), "count": scaling.count},
+        }
+
+    @classmethod
+    def of(cls, finding: Finding) -> Self:
+        """What a finding holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none of `to_finding`.
+        """
+        trials, scaling = finding["trials"], finding["scaling"]
+        if scaling is not None:
+            scales = np.frombuffer(from_text(scaling["scales"]), np.float64)
+            scaling = Scaling(scales, int(scaling["count"]))
+        return cls(scaling, tuple(Trial(**trial) for trial in trials))
+
+
 def try_equalization(
     model: ir.Model,
     samples: Samples,
     options: Refinements,
     quantize: Callable[[ir.Model, Sequence[Feed]], Written],
-) -> tuple[ir.Model, Trial | None]:
-    """Equalize a float model, where its quantized form gains by that.
+    progress: StageProgress,
+) -> Equalization:
+    """See whether the quantized form of a float model gains by equalization.
 
     Both forms are quantized on a few samples and get their biases corrected before they are
     compared: what equalization leaves to be corrected is no loss. A model whose weights lie on a
@@ -184,103 +233,114 @@ def try_equalization(
         samples: Calibration data.
         options: Whether to.
         quantize: Writes the quantized form of a float model from a few samples.
-
-    Returns:
-        The model to go on with, and what was tried; None where nothing was.
+        progress: Told how far it is.
     """
     if options.equalize == "off" or not _can_be_walked(model) or weight_grids(model):
-        return model, None
-    key = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
-    if key not in options._equalized:
-        options._equalized[key] = _try_equalization(model, samples, options, quantize)
-    return options._equalized[key]
-
-
-def _try_equalization(
-    model: ir.Model,
-    samples: Samples,
-    options: Refinements,
-    quantize: Callable[[ir.Model, Sequence[Feed]], Written],
-) -> tuple[ir.Model, Trial | None]:
-    started = time.monotonic()
+        return Equalization()
     few = samples.first(_TRIAL_SAMPLES)
+    report, steps = stage_of(progress, "trying equalization"), 4
     plain = quantize(model, few)  # first, since it refuses data and models that are no good
-    candidate, count = equalize(model, few)
-    if not count:
-        return model, None
+    report(1, steps)
+    scaling = find_scaling(model, few)
+    if scaling is None:
+        return Equalization()
+    report(2, steps)
     ratios = []
     learners = affordable(plain.quantized, few) if options.bias_correction != "off" else few
-    for written in (plain, quantize(candidate, few)):
+    for written in (plain, quantize(scaling.apply(model), few)):
         result = written.quantized
         if options.bias_correction != "off":
             result, _ = correct_biases(written.model, result, learners)
         ratios.append(_ratio(model, result, samples))
-    return _judge(
-        "equalize", f"{count} scales", model, candidate, ratios, options.equalize, started
-    )
+        report(2 + len(ratios), steps)
+    trial = Trial.judged("equalize", f"{scaling.count} scales", ratios, options.equalize)
+    return Equalization(scaling if trial.kept else None, (trial,))
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What refining a quantized model came to.
+
+    Attributes:
+        trials: What was tried.
+        changes: Of the constants of the model, once its layers all have biases; see
+            `constant_changes`. Empty where nothing helped.
+    """
+
+    trials: tuple[Trial, ...] = ()
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    def applied(self, quantized: ir.Model) -> tuple[ir.Model, tuple[Trial, ...]]:
+        """The model to go on with, and what was tried.
+
+        Raises:
+            KeyError, ValueError: this is of another model.
+        """
+        if not self.changes:
+            return quantized, self.trials
+        return with_changes(_with_biases(quantized), self.changes), self.trials
+
+    def to_finding(self) -> Finding:
+        """For a calibration cache."""
+        return {"trials": [asdict(trial) for trial in self.trials], "changes": dict(self.changes)}
+
+    @classmethod
+    def of(cls, finding: Finding) -> Self:
+        """What a finding holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none of `to_finding`.
+        """
+        trials = tuple(Trial(**trial) for trial in finding["trials"])
+        return cls(trials, dict(finding["changes"]))
 
 
 def refine(
-    written: Written,
-    samples: Samples,
-    options: Refinements,
-    progress: Progress | None = None,
-) -> tuple[ir.Model, tuple[Trial, ...]]:
+    written: Written, samples: Samples, options: Refinements, progress: StageProgress
+) -> Refinement:
     """Correct biases and round adaptively, as far as asked for and as it helps.
 
     Args:
         written: The quantized model.
         samples: Calibration data.
         options: What to try.
-        progress: Called with layers rounded and their total.
-
-    Returns:
-        The model to go on with, and what was tried.
+        progress: Told of layers done and their total.
     """
     model, quantized = written.model, written.quantized
-    trials: list[Trial] = []
-    wanted = options.bias_correction != "off" or options.rounding == "adaptive"
-    if not wanted or not _can_be_walked(quantized):
-        return quantized, ()
+    if not options.after_writing or not _can_be_walked(quantized):
+        return Refinement()
     learners = affordable(quantized, samples.learners)
     before, best = _ratio(model, quantized, samples), quantized
-    if options.bias_correction != "off":
-        started = time.monotonic()
-        candidate, layers = correct_biases(model, quantized, learners)
+    trials: list[Trial] = []
+
+    def judge(step: str, what: str, candidate: ir.Model, switch: Switch = "auto") -> None:
+        nonlocal before, best
         ratios = [before, _ratio(model, candidate, samples)]
-        switch = options.bias_correction
-        what = f"{layers} layers"
-        best, trial = _judge("correct biases", what, best, candidate, ratios, switch, started)
-        before = trial.after_db if trial.kept else before
+        trial = Trial.judged(step, what, ratios, switch)
         trials.append(trial)
+        if trial.kept:
+            before, best = trial.after_db, candidate
+
+    if options.bias_correction != "off":
+        report = stage_of(progress, "correcting biases")
+        candidate, layers = correct_biases(model, quantized, learners, report)
+        judge("correct biases", f"{layers} layers", candidate, options.bias_correction)
     if options.rounding == "adaptive":
-        started = time.monotonic()
+        report = stage_of(progress, "rounding adaptively")
         rounded = round_adaptively(
-            model, quantized, learners, seconds=options.rounding_seconds, progress=progress
+            model, quantized, learners, seconds=options.rounding_seconds, progress=report
         )
-        ratios = [before, _ratio(model, rounded.model, samples)]
-        what = f"{rounded.layers} layers" + (
-            f", {len(rounded.left)} left as they are" if rounded.left else ""
-        )
-        best, trial = _judge("round adaptively", what, best, rounded.model, ratios, "auto", started)
-        trials.append(trial)
-    return best, tuple(trials)
+        left = f", {len(rounded.left)} left as they are" if rounded.left else ""
+        judge("round adaptively", f"{rounded.layers} layers{left}", rounded.model)
+    changes = {} if best is quantized else constant_changes(_with_biases(quantized), best)
+    return Refinement(tuple(trials), changes)
 
 
-def _judge(
-    step: str,
-    what: str,
-    old: ir.Model,
-    new: ir.Model,
-    ratios: Sequence[float | None],
-    switch: Switch,
-    started: float,
-) -> tuple[ir.Model, Trial]:
-    before, after = ratios
-    better = _or_inf(after) > _or_inf(before)
-    kept = better or switch == "on"
-    trial = Trial(step, what, before, after, kept, time.monotonic() - started)
-    return (new if kept else old), trial
+def _with_biases(quantized: ir.Model) -> ir.Model:
+    """A copy in which every layer has a bias, as the refinements make it."""
+    result = from_proto(to_proto(quantized))
+    add_missing_biases(result)
+    return result
 
 
 def _ratio(model: ir.Model, quantized: ir.Model, samples: Samples) -> float | None:

@@ -29,7 +29,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.calibration import Feed
-from edgekit.export.calibrators import Progress
 from edgekit.export.correct_biases import (
     add_missing_biases,
     correct_layer,
@@ -39,6 +38,7 @@ from edgekit.export.correct_biases import (
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.layerwise import Layer, walk_layers
 from edgekit.export.weight_rows import WeightGrid, input_rows, stored_codes, write_codes
+from edgekit.runtime.progress import Progress
 
 DEFAULT_SECONDS = 60.0
 # Rows of inputs that H is made from: so many for each weight of a row, and at least so many.

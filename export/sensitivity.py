@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.graph import session_source
 from edgekit.export.weighted_inputs import WEIGHTED_OPS
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session, run_batch
 
 # The ratio where nothing differs, and the largest that is told.
@@ -92,7 +93,7 @@ def sensitivities(
     samples: NDArray[np.generic],
     *,
     more_time: Callable[[], bool] = lambda: True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Sensitivity, ...]:
     """Measure each layer alone.
 

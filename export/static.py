@@ -14,21 +14,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import onnx_ir as ir
 
 from edgekit.export.calibration import CalibrationReader, Feed, has_fixed_batch
-from edgekit.export.calibrators import Calibrator, Progress, Ranges, calibrator
-from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.calibrators import Calibrator, Ranges, calibrator
+from edgekit.export.graph import digest, from_proto, to_proto
 from edgekit.export.kernel_shapes import fit_kernels
-from edgekit.export.refinement import Refinements, Samples, Trial, Written, refine, try_equalization
+from edgekit.export.refinement import (
+    Equalization,
+    Refinement,
+    Refinements,
+    Samples,
+    Trial,
+    Written,
+    refine,
+    try_equalization,
+)
 from edgekit.export.shared_scales import keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
 from edgekit.export.uint8_input import give_codes, pixel_ranges
 from edgekit.export.weighted_inputs import WEIGHTED_OPS, leave_others_float
 from edgekit.export.wider_channels import widen_channels
+from edgekit.runtime.progress import StageProgress, silent, stage_of
 
 Kernels = Literal["fast", "keep", "openvino"]
 BatchNorm = Literal["threshold", "keep"]
@@ -109,7 +120,7 @@ def to_static(
     model: ir.Model,
     reader: CalibrationReader,
     options: StaticOptions,
-    progress: Progress | None = None,
+    progress: StageProgress = silent,
 ) -> Static:
     """Quantize a model from calibration data.
 
@@ -117,7 +128,8 @@ def to_static(
         model: A float32 model, its nodes named; it is not changed.
         reader: Calibration data.
         options: What each stage is told.
-        progress: Called with calibration batches done and their total.
+        progress: Told how far it is; stages are "trying equalization", "calibrating", "correcting
+            biases" and "rounding adaptively".
 
     Raises:
         DataError: the calibration data is unusable, or does not fit the model.
@@ -127,34 +139,75 @@ def to_static(
     levels = 1 << 16 if options.activations == "QUInt16" else 256
     method = calibrator(options.method, levels=levels)
     model = raise_opset(model, "QUInt16" if options.wider else options.activations)
-    trials: list[Trial] = []
-    samples = None
-    if options.refinements.any:
-        samples = Samples.of(reader, whole=has_fixed_batch(model))
-    if samples is not None:
-        plain = replace(options, exclude=(), wider=())
-
-        def quantize(form: ir.Model, feeds: Sequence[Feed]) -> Written:
-            quick = calibrator(DEFAULT_METHOD, levels=levels)
-            few = CalibrationReader.from_feeds(feeds)
-            return _write(form, quick.ranges(form, few, QDQ_OPS), plain)
-
-        model, trial = try_equalization(model, samples, options.refinements, quantize)
-        trials += [] if trial is None else [trial]
-    ranges = method.ranges(model, reader, QDQ_OPS, progress)  # found once, whatever is excluded
+    job = _Job(model, reader, options, method, levels, progress)
+    model, tried = job.equalized()
+    # Found once, whatever is excluded.
+    ranges = method.ranges(model, reader, QDQ_OPS, stage_of(progress, "calibrating"))
     written = _write(model, ranges, options)
-    quantized = written.quantized
-    if samples is not None:
-        quantized, more = refine(written, samples, options.refinements, progress)
-        trials += more
+    quantized, more = job.refined(written)
     if options.kernels != "openvino":
         put_thresholds_on_codes(quantized)
     settings = {**reader.settings, "method": method.name, **method.settings}
     settings["kernels"] = options.used_kernels
     settings |= options.refinements.settings
-    if trials:
+    if trials := (*tried, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
     return Static(quantized, model, settings)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the refinements of a model depend on; what they find goes into the method's cache."""
+
+    model: ir.Model
+    reader: CalibrationReader
+    options: StaticOptions
+    method: Calibrator
+    levels: int
+    progress: StageProgress
+
+    @cached_property
+    def samples(self) -> Samples:
+        return Samples.of(self.reader, whole=has_fixed_batch(self.model))
+
+    def equalized(self) -> tuple[ir.Model, tuple[Trial, ...]]:
+        """The float model to quantize, and what was tried."""
+        tried = self.options.refinements
+        if tried.equalize == "off":
+            return self.model, ()
+        key = digest(self.model, *self._trial_settings())
+        return self.method.cache.recall(
+            key,
+            lambda: try_equalization(
+                self.model, self.samples, tried, self._quick, self.progress
+            ).to_finding(),
+            lambda finding: Equalization.of(finding).applied(self.model),
+        )
+
+    def refined(self, written: Written) -> tuple[ir.Model, tuple[Trial, ...]]:
+        """The quantized model to go on with, and what was tried."""
+        tried = self.options.refinements
+        if not tried.after_writing:
+            return written.quantized, ()
+        settings = (f"{name}={value}" for name, value in tried.settings.items())
+        key = digest(written.quantized, digest(written.model), *settings)
+        return self.method.cache.recall(
+            key,
+            lambda: refine(written, self.samples, tried, self.progress).to_finding(),
+            lambda finding: Refinement.of(finding).applied(written.quantized),
+        )
+
+    def _quick(self, form: ir.Model, feeds: Sequence[Feed]) -> Written:
+        """A quantized form that tells whether equalization helps, from a few samples."""
+        plain = replace(self.options, exclude=(), wider=())
+        few = CalibrationReader.from_feeds(feeds)
+        ranges = calibrator(DEFAULT_METHOD, levels=self.levels).ranges(form, few, QDQ_OPS)
+        return _write(form, ranges, plain)
+
+    def _trial_settings(self) -> tuple[str, ...]:
+        options, tried = self.options, self.options.refinements
+        codes = (options.activations, options.weights, options.reduce_range, options.used_kernels)
+        return tuple(map(str, ("equalize", tried.equalize, tried.bias_correction, *codes)))
 
 
 def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:

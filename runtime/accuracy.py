@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import run_batch
 
 _MOST_IMAGES = 256
@@ -72,7 +73,7 @@ def evaluate(
     split: Split,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Accuracy:
     """Classify every image of a split.
 
@@ -104,7 +105,7 @@ def evaluate_with(
     split: Split,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Accuracy:
     """Do what `evaluate` does, with any function from a batch to logits [N, classes].
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +43,7 @@ def bench_files(
             raise InputError("no model to bench: give at least one .onnx file")
         normalization = Normalization(settings.mean, settings.std)
         split = data.load(part, normalization.of(load_graph(paths[0])))
-    with ExitStack() as bars:
-        shown: dict[str, console.Advance] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in shown:
-                bars.close()
-                shown[stage] = bars.enter_context(console.progress(stage))
-            shown[stage](done, total)
-
+    with console.stages() as progress:
         return bench_models(paths, split, settings, progress=progress)
 
 

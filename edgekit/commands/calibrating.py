@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from edgekit.export.agreement import Agreement, agreement
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.calibrators import Calibrator, calibrator
 from edgekit.export.calibrators.cache import CalibrationFile
+from edgekit.export.graph import digest
 from edgekit.export.quantize import PRECISIONS
 from edgekit.export.static import DEFAULT_METHOD
 from edgekit.runtime.data.digests import DigestedImages
@@ -53,7 +54,7 @@ class CacheUse:
 
     Attributes:
         path: The file.
-        reused: Whether the ranges were taken from it, and nothing was calibrated.
+        reused: Whether the ranges were taken from it, and the model was not calibrated.
     """
 
     path: Path
@@ -153,7 +154,12 @@ class CalibrationRun:
                     self.left_over, preprocessing, before, samples=count
                 )
                 held_out = True
-        return agreement(before, after, feeds, held_out=held_out)
+        key = digest(after, digest(before), feeds.digests().tobytes().hex())
+        return self.method.cache.recall(
+            key,
+            lambda: asdict(agreement(before, after, feeds, held_out=held_out)),
+            lambda found: Agreement(**found),
+        )
 
     def warn(self, evaluated: Split | None) -> tuple[str, ...]:
         """Say what makes the calibration, or its evaluation on a split, doubtful."""

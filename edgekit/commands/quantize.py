@@ -25,7 +25,7 @@ from edgekit.commands.target import TargetChoice
 from edgekit.export import quantize as export
 from edgekit.export.agreement import Agreement
 from edgekit.export.calibration import CalibrationReader
-from edgekit.export.calibrators import Calibrator, Progress, calibrator
+from edgekit.export.calibrators import Calibrator, calibrator
 from edgekit.export.graph import load_graph, model_preprocessing, save_graph, set_metadata
 from edgekit.export.pack import PackReport, check_unpacked
 from edgekit.export.quantize_report import QuantizeReport
@@ -36,6 +36,7 @@ from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import AccuracyError, InputError
 from edgekit.runtime.files import check_output
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.runtime.progress import StageProgress, silent
 
 THIS_MACHINE = TargetChoice()
 # Precisions whose layers can be spared one by one.
@@ -112,7 +113,7 @@ class _Converter:
     stored: Preprocessing | None
     packing: Packing | None
 
-    def __call__(self, exclude: str | None, progress: Progress | None = None) -> _Conversion:
+    def __call__(self, exclude: str | None, progress: StageProgress = silent) -> _Conversion:
         result = export.quantize(
             self.model,
             self.precision,
@@ -222,7 +223,7 @@ def quantize_file(
     convert = _Converter(
         model, precision, reader, method, fallback, keep_io, static, noted, packing
     )
-    with console.progress("calibrating") as advance:
+    with console.stages() as advance:
         done = convert(exclude, advance)
     drop = kept = None
     if preprocessing and max_drop and held_out:

@@ -1,27 +1,32 @@
-"""Ranges kept in a file, with what they were found from, so that they are found once.
+"""What calibration data taught, kept in a file with what it was learned from: learned once.
 
 The file is JSON: a manifest of all that decides the ranges (method and its settings, data, a digest
 of every sample, the preprocessing, edgekit's version), the version of onnxruntime that computed
 them, and for each model that was calibrated the SHA-256 of its graph, its weights and the operators
-to quantize. A file whose manifest or model is another is refused, never used and never replaced
-unless told to.
+to quantize, with the ranges. A file whose manifest or model is another is refused, never used and
+never replaced unless told to. Beside the ranges it has the findings of the steps that follow, under
+the SHA-256 of all that decides them; a step whose finding is not there learns it, and adds it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekit.export.calibrators.methods import Ranges
 from edgekit.runtime.errors import InputError
 from edgekit.runtime.files import write_text
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 _LARGEST_BYTES = 1 << 28
+
+# What a step of a conversion learned from the data, as JSON holds it.
+Finding = Any
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,15 @@ class Calibrated:
 
 
 class CalibrationCache:
-    """Ranges by the digest of the model that they belong to; kept in memory."""
+    """What was learned from some calibration data; kept in memory.
+
+    Ranges go by the digest of the model that they belong to, findings by that of all that decides
+    them but for the data.
+    """
 
     def __init__(self) -> None:
         self._models: dict[str, Calibrated] = {}
+        self._findings: dict[str, Finding] = {}
 
     def find(self, digest: str) -> Calibrated | None:
         """The ranges of a model; None where they must be found."""
@@ -47,9 +57,21 @@ class CalibrationCache:
         self._models[digest] = Calibrated(ranges, tuple(warnings))
         return self._models[digest]
 
+    def recall(self, key: str, learn: Callable[[], Finding], read: Callable[[Finding], T]) -> T:
+        """What a step makes of its finding, which it learns where there is none.
+
+        Args:
+            key: Tells apart what leads to different findings on the same data.
+            learn: Does the work.
+            read: Makes the result of what was found; the same now and from a file.
+        """
+        if key not in self._findings:
+            self._findings[key] = learn()
+        return read(self._findings[key])
+
 
 class CalibrationFile(CalibrationCache):
-    """Ranges that a file keeps.
+    """What a file keeps.
 
     Attributes:
         path: The file.
@@ -73,19 +95,21 @@ class CalibrationFile(CalibrationCache):
         self._manifest = json.loads(json.dumps(manifest))
         self._replace = replace
         self._of_this_run = False
+        self._stored = 0
         if path.exists():
             self._load()
 
     def _load(self) -> None:
         try:
-            stored, models = _read(self.path)
+            stored, models, findings = _read(self.path)
         except InputError:
             if self._replace:
                 return
             raise
         differing = [key for key in self._manifest if stored.get(key) != self._manifest[key]]
         if not differing:
-            self._models, self.reused = models, True
+            self._models, self._findings, self.reused = models, findings, True
+            self._stored = len(findings)
         elif not self._replace:
             raise self._stale(_difference(differing[0], stored, self._manifest))
 
@@ -103,13 +127,26 @@ class CalibrationFile(CalibrationCache):
         self._of_this_run = True
         return known
 
+    def recall(self, key: str, learn: Callable[[], Finding], read: Callable[[Finding], T]) -> T:
+        """As in the memory alone.
+
+        Raises:
+            InputError: the file holds something else under that key.
+        """
+        if key not in self._findings:
+            return super().recall(key, learn, read)
+        try:
+            return read(self._findings[key])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.path) from error
+
     def save(self) -> None:
         """Write the file, unless all came from it.
 
         Raises:
             OutputError: it cannot be written.
         """
-        if self.reused:
+        if self.reused and self._stored == len(self._findings):
             return
         import onnxruntime
 
@@ -118,6 +155,7 @@ class CalibrationFile(CalibrationCache):
             "onnxruntime": onnxruntime.__version__,
             "manifest": dict(self._manifest),
             "models": {digest: asdict(found) for digest, found in self._models.items()},
+            "findings": self._findings,
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n")
 
@@ -134,8 +172,14 @@ def _difference(key: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) 
     return f"{key} ({values[0]} there, {values[1]} now)" if short else key
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Calibrated]]:
-    """Manifest and ranges of a file.
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path}: is no file that --calib-cache wrote; name another, or give --force to replace it"
+    )
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Calibrated], dict[str, Finding]]:
+    """Manifest, ranges and findings of a file.
 
     Raises:
         InputError: it is none that `save` wrote.
@@ -153,14 +197,11 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Calibrated]]:
             )
             for digest, found in content["models"].items()
         }
-        return dict(content["manifest"]), models
+        return dict(content["manifest"]), models, dict(content["findings"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: is no file that --calib-cache wrote; name another, or give --force to "
-            "replace it"
-        ) from error
+        raise _damaged(path) from error
 
 
 def _bounds(bounds: Any) -> tuple[float, float]:

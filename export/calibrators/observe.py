@@ -8,7 +8,7 @@ and of the histograms, whatever the number of samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,9 @@ from edgekit.export.calibrators.extremes import Extremes, Outlier
 from edgekit.export.calibrators.histogram import Histogram, joined
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session
 
-Progress = Callable[[int, int], None]
 Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # Outputs of a run; a batch runs in parts that stay below.

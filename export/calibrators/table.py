@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,11 @@ from edgekit.export.calibrators.methods import RangeMethod, Ranges
 from edgekit.export.calibrators.minmax import MinMax
 from edgekit.export.calibrators.moving_average import MovingAverage
 from edgekit.export.calibrators.mse import MeanSquaredError
-from edgekit.export.calibrators.observe import Progress, observe
+from edgekit.export.calibrators.observe import observe
 from edgekit.export.calibrators.percentile import Percentile
-from edgekit.export.graph import to_proto
+from edgekit.export.graph import digest
 from edgekit.runtime.errors import InputError
+from edgekit.runtime.progress import Progress
 
 CALIBRATORS: dict[str, RangeMethod] = {
     "minmax": MinMax(),
@@ -37,6 +37,7 @@ class Calibrator:
         name: The method's key in `CALIBRATORS`.
         warnings: What the data made doubtful so far, one sentence each.
         used: Whether it was asked for any ranges.
+        cache: What it found, and what other steps of a conversion learned from the same data.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Calibrator:
         self.used = False
         self._method = method
         self._levels = levels
-        self._cache = CalibrationCache() if cache is None else cache
+        self.cache = CalibrationCache() if cache is None else cache
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -81,8 +82,8 @@ class Calibrator:
             InputError: the cache is of another model.
         """
         self.used = True
-        digest = _digest(model, op_types)
-        known = self._cache.find(digest)
+        key = digest(model, *sorted(op_types))
+        known = self.cache.find(key)
         if known is None:
             seen = observe(
                 model, reader, op_types, histograms=self._method.histograms, progress=progress
@@ -92,7 +93,7 @@ class Calibrator:
                 for name, tensor in seen.tensors.items()
             }
             warnings = (*reader.warnings(), *_outlier_warnings(seen.outliers, reader))
-            known = self._cache.put(digest, found, warnings)
+            known = self.cache.put(key, found, warnings)
         self.warnings = tuple(dict.fromkeys((*self.warnings, *known.warnings)))
         return dict(known.ranges)
 
@@ -117,15 +118,6 @@ def calibrator(
             f"no calibration method {method!r}; choose one of {', '.join(CALIBRATORS)}"
         )
     return Calibrator(method, CALIBRATORS[method], levels=levels, cache=cache)
-
-
-def _digest(model: ir.Model, op_types: Sequence[str]) -> str:
-    """Of what decides the ranges beside the data: graph, weights, operators; not the metadata."""
-    proto = to_proto(model)
-    del proto.metadata_props[:]
-    digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
-    digest.update(repr(sorted(op_types)).encode())
-    return digest.hexdigest()
 
 
 def _outlier_warnings(outliers: Sequence[Outlier], reader: CalibrationReader) -> list[str]:

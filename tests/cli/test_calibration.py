@@ -15,6 +15,15 @@ from edgekit.runtime.data.load import load_split
 
 Quantize = Callable[..., dict[str, Any]]
 
+# What runs a model on calibration data, where it is used; and what a cache must not change.
+STEPS = (
+    "edgekit.export.calibrators.table.observe",
+    "edgekit.export.static.try_equalization",
+    "edgekit.export.static.refine",
+    "edgekit.commands.calibrating.agreement",
+)
+KEPT = ("bytes", "report", "agreement", "warnings")
+
 
 @pytest.fixture
 def quantize(edgekit: Any, model: Path, tmp_path: Path) -> Quantize:
@@ -47,8 +56,8 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_cache_makes_the_same_model_without_calibrating(
-    quantize: Quantize, tmp_path: Path
+def test_a_cache_makes_the_same_model_without_a_run_on_calibration_data(
+    quantize: Quantize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "ranges.json"
     arguments = ("--calib", "digits", "--method", "percentile", "--calib-cache", cache)
@@ -58,15 +67,55 @@ def test_a_cache_makes_the_same_model_without_calibrating(
     manifest = content["manifest"]
     assert manifest["samples"] == len(manifest["sample_hashes"]) == 512
     assert sum(manifest["classes"].values()) == 512
-    again = quantize(*arguments)
+    before = cache.read_bytes()
+    with monkeypatch.context() as nothing_runs:
+        for step in STEPS:
+            nothing_runs.setattr(step, lambda *_, **__: pytest.fail("ran on calibration data"))
+        again = quantize(*arguments)
     assert again["calibration_cache"] == {"path": str(cache), "reused": True}
-    assert again["bytes"] == first["bytes"]
+    assert [again[key] for key in KEPT] == [first[key] for key in KEPT]
+    assert cache.read_bytes() == before
     for found in content["models"].values():
         found["ranges"] = {
             name: [low / 9, high / 9] for name, (low, high) in found["ranges"].items()
         }
     cache.write_text(json.dumps(content))
     assert quantize(*arguments)["bytes"] != first["bytes"]
+
+
+def test_a_cache_learns_what_other_refinements_find(quantize: Quantize, tmp_path: Path) -> None:
+    arguments = ("--calib", "digits", "--calib-cache", tmp_path / "ranges.json")
+    sizes = []
+    for rounding in ("nearest", "adaptive", "adaptive", "nearest"):
+        refined = ("--equalize", "off", "--rounding", rounding)
+        found = quantize(*arguments, *refined)
+        assert found["calibration_cache"]["reused"] is bool(sizes)
+        assert found["bytes"] == quantize("--calib", "digits", *refined)["bytes"]
+        sizes.append((tmp_path / "ranges.json").stat().st_size)
+    assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
+
+
+@pytest.mark.parametrize("damage", ["facts", "bytes", "name"])
+def test_a_cache_whose_findings_are_damaged_is_refused(
+    quantize: Quantize, refuses: Any, model: Path, tmp_path: Path, damage: str
+) -> None:
+    cache, output = tmp_path / "ranges.json", tmp_path / "new.onnx"
+    quantize("--calib", "digits", "--calib-cache", cache)
+    content = json.loads(cache.read_text())
+    (refined,) = (found for found in content["findings"].values() if "changes" in found)
+    match damage:
+        case "facts":
+            del refined["trials"][0]["step"]
+        case "bytes":
+            refined["changes"] = dict.fromkeys(refined["changes"], "AAAA")
+        case "name":
+            refined["changes"] = {"no such constant": next(iter(refined["changes"].values()))}
+    cache.write_text(json.dumps(content))
+    before = cache.read_bytes()
+    command = ("quantize", model, "-o", output, "--calib", "digits", "--calib-cache", cache)
+    assert "no file that --calib-cache wrote" in refuses(*command).err
+    assert cache.read_bytes() == before
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(
