@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.bench.report.point_names import put_names
 from edgekit.bench.report.results_file import Entry, run_of
 from edgekit.bench.report.style import (
-    INK,
     MUTED,
     SURFACE,
     Tone,
@@ -30,15 +30,8 @@ if TYPE_CHECKING:
 
 _SIZE_INCHES = (4.9, 3.3)
 _DOTS_PER_INCH = 150
-_LONGEST_NAME = 18
 # More names than these cover each other; then only those on the front are written.
 _MOST_NAMES = 9
-# Where a name may stand: on the better side of its point or not, so many points above.
-_PLACES = tuple(
-    (better, rise)
-    for rise in (10, -10, 21, -21, 32, -32, 43, -43, 54, -54)
-    for better in (True, False)
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def front_svg(cost: Cost, candidates: Sequence[Candidate], name: str) -> str:
         points = _panel(axis, cost, candidates, for_page)
         axis.set_ylabel("top-1 accuracy (%)")
         figure.draw_without_rendering()  # fixes the panel's place, which the names need
-        _label(axis, candidates, points, for_page)
+        _name(axis, candidates, points, for_page)
         title = f"Top-1 accuracy against {cost.title.partition(',')[0].partition(' (')[0]}"
         return svg(figure, name, title, _description(cost, candidates, points))
 
@@ -138,7 +131,7 @@ def front_png(candidates: Sequence[Candidate], title: str, path: Path) -> None:
             FigureCanvasAgg(figure)
             figure.draw_without_rendering()
             for axis, points in zip(axes, found, strict=False):
-                _label(axis, candidates, points, for_picture)
+                _name(axis, candidates, points, for_picture)
             figure.savefig(staged, format="png")
 
 
@@ -216,58 +209,11 @@ def _panel(axis: Axes, cost: Cost, candidates: Sequence[Candidate], tone: Tone) 
     return points
 
 
-def _label(axis: Axes, candidates: Sequence[Candidate], points: Points, tone: Tone) -> None:
-    """Name each point where its name covers no other name and no marker, the nearest such place."""
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
-
-    unit = axis.figure.dpi / 72  # pixels in a point
-    marks = {index: axis.transData.transform(point) for index, point in points.items()}
-    half = 5 * unit
-    taken = [Bbox.from_bounds(x - half, y - half, 2 * half, 2 * half) for x, y in marks.values()]
-    frame = axis.get_window_extent()
-    named = list(points)
-    if len(points) > _MOST_NAMES:
-        named = [list(points)[index] for index in pareto_front(list(points.values()))]
-    for index in sorted(named, key=lambda index: points[index]):
-        x = marks[index][0]
-        crowded = any(0 < other[0] - x < 75 * unit for other in marks.values())
-        for side, rise in _PLACES:
-            right = side is not crowded  # where another point follows, the left is freer
-            text = axis.annotate(
-                elided(candidates[index].name, _LONGEST_NAME),
-                points[index],
-                xytext=(8 if right else -8, rise),
-                textcoords="offset points",
-                horizontalalignment="left" if right else "right",
-                verticalalignment="center",
-                fontsize=8.5,
-                color=tone(INK),
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": tone(MUTED),
-                    "linewidth": 0.5,
-                    "shrinkA": 1,
-                    "shrinkB": 3,
-                },
-                zorder=4,
-            )
-            text.get_window_extent()  # moves it to its place
-            box = Text.get_window_extent(text)  # the name without its line
-            inside = (Bbox.intersection(box, frame) or Bbox.null()).bounds == box.bounds
-            free = inside and not box.count_overlaps(taken)
-            if free or (side, rise) == _PLACES[-1]:
-                taken.append(box)
-                break
-            text.remove()
-
-
-def elided(name: str, longest: int) -> str:
-    """The name with its middle left out where it is too long."""
-    if len(name) <= longest:
-        return name
-    head = (longest - 1) // 2
-    return f"{name[:head]}…{name[head + 1 - longest :]}"
+def _name(axis: Axes, candidates: Sequence[Candidate], points: Points, tone: Tone) -> None:
+    places = list(points.values())
+    named = pareto_front(places) if len(places) > _MOST_NAMES else range(len(places))
+    names = {index: candidates[list(points)[index]].name for index in named}
+    put_names(axis, places, names, tone)
 
 
 def _description(cost: Cost, candidates: Sequence[Candidate], points: Points) -> str:

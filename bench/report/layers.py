@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgekit.bench.report.front import elided
+from edgekit.bench.report.point_names import elided
 from edgekit.bench.report.results_file import Entry, NodeEntry
 from edgekit.bench.report.style import ACCENT, plot_style, svg
 from edgekit.bench.report.table import count_text

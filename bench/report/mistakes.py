@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.bench.report.front import elided
+from edgekit.bench.report.point_names import elided
 from edgekit.bench.report.results_file import ConfusionEntry
 from edgekit.bench.report.style import ACCENT, INK, LINE, SURFACE, plot_style, svg
 

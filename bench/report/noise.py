@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.bench.report.front import Candidate, elided
+from edgekit.bench.report.front import Candidate
+from edgekit.bench.report.point_names import elided
 from edgekit.bench.report.style import SURFACE, color, marker, plot_style, svg
 
 _WIDTH_INCHES = 9.6

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.bench.report.front import pareto_front
+from edgekit.bench.report.point_names import put_names
 from edgekit.bench.report.style import (
-    INK,
     MUTED,
     SURFACE,
     color,
@@ -72,22 +72,18 @@ def study_front_png(name: str, summaries: Sequence[Summary], path: Path) -> None
                 label=group,
                 zorder=3,
             )
-        for place in front:
-            axis.annotate(
-                f"{summaries[place].variant} ({summaries[place].precision})",
-                points[place],
-                xytext=(-6, 6),
-                textcoords="offset points",
-                horizontalalignment="right",
-                fontsize=8.5,
-                color=for_picture(INK),
-            )
         axis.set_xlabel("IMT score (storage + operations; less is better)")
         axis.set_ylabel("top-1 on the validation part (%)")
         axis.set_title(name)
         axis.grid(visible=True)
         axis.margins(x=0.15)
         if len(groups) > 1:
-            axis.legend(frameon=False, loc="lower right")
+            figure.legend(frameon=False, loc="outside right upper")
+        figure.draw_without_rendering()  # fixes the plot's place, which the names need
+        put_names(axis, points, {place: _name(summaries[place]) for place in front}, for_picture)
         with replace_atomically(path) as staged:
             figure.savefig(staged, format="png")
+
+
+def _name(summary: Summary) -> str:
+    return f"{summary.variant} ({summary.precision})"
