@@ -242,3 +242,13 @@ def test_refinements_switched_off_are_not_tried(model: ir.Model) -> None:
     settings = quantize(model, "int8", reader=feeds(), static=OFF).report.settings
     assert "refinements" not in settings
     assert settings["bias_correction"] == "off"
+
+
+def test_each_stage_tells_how_far_it_is(model: ir.Model) -> None:
+    told: list[tuple[str, int, int]] = []
+    options = StaticOptions(refinements=Refinements("on", "on", "adaptive"), kernels="keep")
+    quantize(model, "int8", reader=feeds(), static=options, progress=lambda *at: told.append(at))
+    last = {stage: (done, total) for stage, done, total in told}
+    stages = ["trying equalization", "calibrating", "correcting biases", "rounding adaptively"]
+    assert list(last) == stages
+    assert all(done == total > 1 for done, total in last.values())
