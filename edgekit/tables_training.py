@@ -63,4 +63,9 @@ def print_study(result: StudyResult, format_: Format) -> None:
     for summary in result.summaries:
         table.add_row(*summary.cells())
     show(table)
+    if result.elsewhere:
+        console.say(
+            f"at work in other processes: {', '.join(result.elsewhere)}; run the study again when "
+            "they are done"
+        )
     console.say(f"every run is in {result.folder / RESULTS}, this table in {SUMMARY} beside it")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,16 +27,21 @@ from edgekit.export.optimize import optimize
 from edgekit.export.quantize import PRECISIONS, quantize
 from edgekit.export.static import StaticOptions
 from edgekit.runtime.accuracy import evaluate
-from edgekit.runtime.errors import RecipeError
+from edgekit.runtime.errors import MissingExtraError, OutputError, RecipeError
 from edgekit.runtime.files import write_text
 from edgekit.runtime.session import open_session
+
+try:
+    from filelock import FileLock, Timeout
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("filelock", "train") from missing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.train.lightning_module import TrainingData
     from edgekit.train.run import RunResult
-    from edgekit.train.study import Training
+    from edgekit.train.study import Study, Training
 
 RESULTS = "results.csv"
 SUMMARY = "summary.md"
@@ -54,12 +59,14 @@ class StudyResult:
         folder: Where the runs, results.csv and summary.md are.
         rows: One for each variant, seed and precision.
         summaries: One for each variant and precision.
+        elsewhere: Trainings that other processes are at, and that have no rows yet.
     """
 
     name: str
     folder: Path
     rows: tuple[Row, ...]
     summaries: tuple[Summary, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 def run_study(
@@ -75,6 +82,7 @@ def run_study(
     Accuracy is that on the recipe's validation part; the test part is never read. results.csv,
     summary.md and front.png are written anew after each training, so that an interrupted study
     leaves what it has, and goes on from there when it is started again, on another machine too.
+    Processes that run the same study share the work: each training is done by one of them.
 
     Args:
         study: A .toml file or the name of a shipped study.
@@ -92,23 +100,51 @@ def run_study(
     loaded = load_study(study)
     _check(loaded.trainings)
     output = output or RUNS / loaded.name
-    known = read_csv(output / RESULTS)
-    rows = [_known_rows(training, known) for training in loaded.trainings]
+    elsewhere: list[str] = []
     for index, training in enumerate(loaded.trainings):
-        if rows[index]:
+        if _known_rows(training, read_csv(output / RESULTS)):
             continue
-        folder = output / training.folder
-        console.say(f"{index + 1}/{len(rows)}  {training.folder}")
-        run = run_recipe(
-            training.recipe, folder, data_dir=data_dir, download=download, accelerator=accelerator
-        )
-        data = load_training_data(training.recipe, data_dir=data_dir)
-        measured = _measure(run.checkpoint, data, training.precisions, folder)
-        rows[index] = _rows(training, run, measured)
-        _write(output, loaded.name, list(chain(*rows)))
-    found = list(chain(*rows))
-    _write(output, loaded.name, found)
-    return StudyResult(loaded.name, output, tuple(found), tuple(summarize(found)))
+        with _claimed(training, output) as is_mine:
+            if not is_mine:
+                elsewhere.append(training.folder)
+                continue
+            if _known_rows(training, read_csv(output / RESULTS)):  # meanwhile
+                continue
+            folder = output / training.folder
+            console.say(f"{index + 1}/{len(loaded.trainings)}  {training.folder}")
+            run = run_recipe(
+                training.recipe,
+                folder,
+                data_dir=data_dir,
+                download=download,
+                accelerator=accelerator,
+            )
+            data = load_training_data(training.recipe, data_dir=data_dir)
+            measured = _measure(run.checkpoint, data, training.precisions, folder)
+            _write(output, loaded, _rows(training, run, measured))
+    rows = _write(output, loaded)
+    return StudyResult(loaded.name, output, tuple(rows), tuple(summarize(rows)), tuple(elsewhere))
+
+
+@contextmanager
+def _claimed(training: Training, output: Path) -> Iterator[bool]:
+    """Whether this process has a training to itself."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be made: {error.strerror or error}") from error
+    path = output / f".{training.folder}.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)  # whoever still waits for it finds the rows
+        lock.release()
 
 
 def _check(trainings: Sequence[Training]) -> None:
@@ -202,8 +238,14 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
     ]
 
 
-def _write(folder: Path, name: str, rows: Sequence[Row]) -> None:
-    write_csv(folder / RESULTS, rows)
-    summaries = summarize(rows)
-    write_text(folder / SUMMARY, summary_markdown(name, summaries))
-    study_front_png(name, summaries, folder / FRONT)
+def _write(folder: Path, study: Study, new: Sequence[Row] = ()) -> list[Row]:
+    """Add rows to those of the folder, and write all that is made of them; returns them all."""
+    with FileLock(folder / ".results.lock"):
+        known = [*read_csv(folder / RESULTS), *new]
+        rows = [row for training in study.trainings for row in _known_rows(training, known)]
+        if rows:
+            write_csv(folder / RESULTS, rows)
+            summaries = summarize(rows)
+            write_text(folder / SUMMARY, summary_markdown(study.name, summaries))
+            study_front_png(study.name, summaries, folder / FRONT)
+    return rows

@@ -163,7 +163,7 @@ def read_csv(path: Path) -> list[Row]:
     try:
         with path.open(newline="") as file:
             return [Row.from_csv(line) for line in csv.DictReader(file)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise OutputError(

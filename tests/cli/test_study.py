@@ -12,6 +12,7 @@ import pytest
 from tests.cli.conftest import Edgekit
 
 torch = pytest.importorskip("torch")
+filelock = pytest.importorskip("filelock")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
@@ -112,6 +113,39 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     assert again.err.count("resnet") == 1
     assert "order" not in again.err
     assert json.loads(again.out)["summaries"] == result["summaries"]
+
+
+def test_processes_share_the_trainings_of_a_study(
+    edgekit: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    study.write_text(STUDY.replace("seeds = [0, 1]", "seeds = [0]"))
+    runs.mkdir()
+    with filelock.FileLock(runs / ".order-pre-0.lock"):  # as a process that trains it holds it
+        first = edgekit("study", study, "-o", runs)
+    assert first.status == 0, first.err
+    assert "at work in other processes: order-pre-0;" in first.err
+    assert not (runs / "order-pre-0").exists()
+    before = (runs / "results.csv").read_text()
+    assert "order,pre," not in before
+    again = edgekit("study", study, "-o", runs)
+    assert again.status == 0, again.err
+    assert "3/3" not in again.err
+    assert "2/3  order-pre-0" in again.err
+    assert "other processes" not in again.err
+    after = (runs / "results.csv").read_text().splitlines()
+    assert set(before.splitlines()) < set(after)
+    assert not list(runs.glob(".order*.lock"))
+
+
+def test_a_study_whose_folder_cannot_be_made_is_refused(
+    edgekit: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    outcome = edgekit("study", study, "-o", tmp_path / "file" / "runs")
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"edgekit: {tmp_path / 'file' / 'runs'}: ")
+    assert outcome.err.count("\n") == 1
 
 
 def test_damaged_results_are_told_and_kept(edgekit: Edgekit, study: Path, tmp_path: Path) -> None:
