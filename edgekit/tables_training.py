@@ -68,4 +68,5 @@ def print_study(result: StudyResult, format_: Format) -> None:
             f"at work in other processes: {', '.join(result.elsewhere)}; run the study again when "
             "they are done"
         )
-    console.say(f"every run is in {result.folder / RESULTS}, this table in {SUMMARY} beside it")
+    if result.rows:
+        console.say(f"every run is in {result.folder / RESULTS}, this table in {SUMMARY} beside it")

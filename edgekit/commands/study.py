@@ -59,7 +59,7 @@ class StudyResult:
         folder: Where the runs, results.csv and summary.md are.
         rows: One for each variant, seed and precision.
         summaries: One for each variant and precision.
-        elsewhere: Trainings that other processes are at, and that have no rows yet.
+        elsewhere: Trainings that have no rows yet, since other processes are at them.
     """
 
     name: str
@@ -100,30 +100,24 @@ def run_study(
     loaded = load_study(study)
     _check(loaded.trainings)
     output = output or RUNS / loaded.name
-    elsewhere: list[str] = []
-    for index, training in enumerate(loaded.trainings):
-        if _known_rows(training, read_csv(output / RESULTS)):
-            continue
+
+    def train(training: Training, place: int) -> None:
+        folder = output / training.folder
+        console.say(f"{place}/{len(loaded.trainings)}  {training.folder}")
+        run = run_recipe(
+            training.recipe, folder, data_dir=data_dir, download=download, accelerator=accelerator
+        )
+        data = load_training_data(training.recipe, data_dir=data_dir)
+        measured = _measure(run.checkpoint, data, training.precisions, folder)
+        _write(output, loaded, _rows(training, run, measured))
+
+    for place, training in enumerate(loaded.trainings, 1):
         with _claimed(training, output) as is_mine:
-            if not is_mine:
-                elsewhere.append(training.folder)
-                continue
-            if _known_rows(training, read_csv(output / RESULTS)):  # meanwhile
-                continue
-            folder = output / training.folder
-            console.say(f"{index + 1}/{len(loaded.trainings)}  {training.folder}")
-            run = run_recipe(
-                training.recipe,
-                folder,
-                data_dir=data_dir,
-                download=download,
-                accelerator=accelerator,
-            )
-            data = load_training_data(training.recipe, data_dir=data_dir)
-            measured = _measure(run.checkpoint, data, training.precisions, folder)
-            _write(output, loaded, _rows(training, run, measured))
+            if is_mine and not _known_rows(training, read_csv(output / RESULTS)):
+                train(training, place)
     rows = _write(output, loaded)
-    return StudyResult(loaded.name, output, tuple(rows), tuple(summarize(rows)), tuple(elsewhere))
+    missing = [one.folder for one in loaded.trainings if not _known_rows(one, rows)]
+    return StudyResult(loaded.name, output, tuple(rows), tuple(summarize(rows)), tuple(missing))
 
 
 @contextmanager
@@ -133,8 +127,7 @@ def _claimed(training: Training, output: Path) -> Iterator[bool]:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be made: {error.strerror or error}") from error
-    path = output / f".{training.folder}.lock"
-    lock = FileLock(path)
+    lock = FileLock(output / f".{training.folder}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -143,7 +136,6 @@ def _claimed(training: Training, output: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)  # whoever still waits for it finds the rows
         lock.release()
 
 
@@ -239,12 +231,17 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
 
 
 def _write(folder: Path, study: Study, new: Sequence[Row] = ()) -> list[Row]:
-    """Add rows to those of the folder, and write all that is made of them; returns them all."""
+    """Add rows to those of the folder, and write all that is made of them; returns the study's.
+
+    Rows of other recipes stay in results.csv: the study may have had them, or may get them again.
+    """
     with FileLock(folder / ".results.lock"):
         known = [*read_csv(folder / RESULTS), *new]
         rows = [row for training in study.trainings for row in _known_rows(training, known)]
         if rows:
-            write_csv(folder / RESULTS, rows)
+            own = {training.digest for training in study.trainings}
+            others = [row for row in known if row.recipe not in own]
+            write_csv(folder / RESULTS, [*rows, *others])
             summaries = summarize(rows)
             write_text(folder / SUMMARY, summary_markdown(study.name, summaries))
             study_front_png(study.name, summaries, folder / FRONT)
