@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -34,6 +34,21 @@ class Agreement:
     held_out: bool
     top1: float
     snr_db: float | None
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Self:
+        """An agreement from its fields.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: they are none.
+        """
+        snr_db = figures["snr_db"]
+        return cls(
+            int(figures["samples"]),
+            bool(figures["held_out"]),
+            float(figures["top1"]),
+            None if snr_db is None else float(snr_db),
+        )
 
     def __str__(self) -> str:
         samples = "held-out images" if self.held_out else "calibration images, as none are left"

@@ -41,7 +41,7 @@ def with_changes(model: ir.Model, changes: Mapping[str, str]) -> ir.Model:
         value = result.graph.initializers[name]
         assert value.const_value is not None
         old = value.const_value.numpy()
-        new = _bytes(value) ^ np.frombuffer(from_text(text), np.uint8)
+        new = _bytes(value) ^ np.frombuffer(from_text(text, old.nbytes), np.uint8)
         value.const_value = ir.tensor(new.view(old.dtype).reshape(old.shape), name=name)
     return result
 
@@ -51,16 +51,20 @@ def to_text(content: bytes) -> str:
     return base64.b64encode(zlib.compress(content)).decode("ascii")
 
 
-def from_text(text: str) -> bytes:
-    """The bytes that `to_text` was given.
+def from_text(text: str, most: int) -> bytes:
+    """The bytes that `to_text` was given, `most` at the most.
 
     Raises:
-        ValueError: it was not.
+        ValueError: it was not given so many, or none.
     """
+    reader = zlib.decompressobj()
     try:
-        return zlib.decompress(base64.b64decode(text, validate=True))
+        content = reader.decompress(base64.b64decode(text, validate=True), most + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
+    if len(content) > most or not reader.eof:
+        raise ValueError(f"not {most:,} bytes or fewer, compressed")
+    return content
 
 
 def _bytes(value: ir.Value) -> Bytes:

@@ -44,12 +44,14 @@ class Scaling:
         """The model scaled: it computes the same but for float32's rounding.
 
         Raises:
-            ValueError: the scaling is another model's.
+            ValueError: the scaling is another model's, or a scale is not above zero.
         """
         result = from_proto(to_proto(model))
         channels = find_channels(result)
         if self.scales.shape != (len(channels),):
             raise ValueError(f"{len(self.scales)} scales for {len(channels)} groups of channels")
+        if not (np.isfinite(self.scales) & (self.scales > 0)).all():
+            raise ValueError("a scale is not above zero")
         for constant in channels.resolved_constants():
             array = _scaled(constant, self.scales)
             constant.value.const_value = ir.tensor(array, name=constant.value.name)

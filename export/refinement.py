@@ -41,6 +41,7 @@ _JUDGING_PART = 4  # one in so many batches
 _LEARNERS = 512
 # What equalization measures, and the trial that decides on it is calibrated on.
 _TRIAL_SAMPLES = 128
+_MOST_SCALES = 1 << 22  # in a calibration cache, which may be anyone's
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ class Written:
     Attributes:
         model: The float32 model, in the form that was quantized.
         quantized: With pairs of QuantizeLinear and DequantizeLinear, and thresholds in floats.
+        apart: As in `SharedScales`.
     """
 
     model: ir.Model
     quantized: ir.Model
+    apart: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,18 @@ class Trial:
         before, after = ratios
         better = _or_inf(after) > _or_inf(before)
         return cls(step, what, before, after, better or switch == "on")
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """A trial from its fields.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are none.
+        """
+        before, after = (
+            None if entry[key] is None else float(entry[key]) for key in ("before_db", "after_db")
+        )
+        return cls(str(entry["step"]), str(entry["what"]), before, after, bool(entry["kept"]))
 
     def to_json(self) -> dict[str, Any]:
         """The trial for a model's metadata."""
@@ -206,13 +221,13 @@ class Equalization:
         """What a finding holds.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none of `to_finding`.
+            KeyError, TypeError, ValueError, OverflowError: it is none of `to_finding`.
         """
         trials, scaling = finding["trials"], finding["scaling"]
         if scaling is not None:
-            scales = np.frombuffer(from_text(scaling["scales"]), np.float64)
+            scales = np.frombuffer(from_text(scaling["scales"], _MOST_SCALES * 8), np.float64)
             scaling = Scaling(scales, int(scaling["count"]))
-        return cls(scaling, tuple(Trial(**trial) for trial in trials))
+        return cls(scaling, tuple(map(Trial.of, trials)))
 
 
 def try_equalization(
@@ -291,8 +306,7 @@ class Refinement:
         Raises:
             KeyError, TypeError, ValueError: it is none of `to_finding`.
         """
-        trials = tuple(Trial(**trial) for trial in finding["trials"])
-        return cls(trials, dict(finding["changes"]))
+        return cls(tuple(map(Trial.of, finding["trials"])), dict(finding["changes"]))
 
 
 def refine(

@@ -33,7 +33,7 @@ from edgekit.export.refinement import (
     refine,
     try_equalization,
 )
-from edgekit.export.shared_scales import keep_clips, share_scales
+from edgekit.export.shared_scales import LARGEST_RATIO, keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
 from edgekit.export.uint8_input import give_codes, pixel_ranges
@@ -152,7 +152,7 @@ def to_static(
     settings |= options.refinements.settings
     if trials := (*tried, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
-    return Static(quantized, model, settings)
+    return Static(quantized, model, settings, _notes(written.apart))
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ class _Job:
         tried = self.options.refinements
         if not tried.after_writing:
             return written.quantized, ()
-        settings = (f"{name}={value}" for name, value in tried.settings.items())
+        # Equalization has its part in the models.
+        settings = (f"{k}={v}" for k, v in tried.settings.items() if k != "equalize")
         key = digest(written.quantized, digest(written.model), *settings)
         return self.method.cache.recall(
             key,
@@ -218,9 +219,10 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         widen_channels(model, options.exclude)
     ranges = ranges | pixel_ranges(model)
     for_openvino = options.kernels == "openvino"
+    apart: Mapping[str, float] = {}
     if not for_openvino:
         shared = share_scales(model, ranges, options.exclude)
-        ranges = keep_clips(model, ranges, shared.ranges)
+        ranges, apart = keep_clips(model, ranges, shared.ranges), shared.apart
     quantized = to_qdq(
         model,
         ranges,
@@ -234,4 +236,15 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     if for_openvino:
         leave_others_float(quantized)
     give_codes(quantized)
-    return Written(model, quantized)
+    return Written(model, quantized, apart)
+
+
+def _notes(apart: Mapping[str, float]) -> tuple[str, ...]:
+    """What is requantized on the way, and why."""
+    if not apart:
+        return ()
+    inputs = ", ".join(f"{name} ({ratio:.3g} times)" for name, ratio in apart.items())
+    return (
+        f"inputs of a Concat that are over {LARGEST_RATIO:g} times narrower than what they meet "
+        f"there keep a scale of their own, and are requantized: {inputs}",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from edgekit.bench.results import BenchReport
 from edgekit.bench.settings import BenchSettings
 from edgekit.commands.images import DataSource, Normalization
 from edgekit.export.graph import load_graph
+from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import InputError
 from edgekit.runtime.files import check_output, write_text
 
@@ -44,7 +45,23 @@ def bench_files(
         normalization = Normalization(settings.mean, settings.std)
         split = data.load(part, normalization.of(load_graph(paths[0])))
     with console.stages() as progress:
-        return bench_models(paths, split, settings, progress=progress)
+        report = bench_models(paths, split, settings, progress=progress)
+    for warning in () if split is None else _calibrated_on(split, report):
+        console.say(f"warning: {warning}")
+    return report
+
+
+def _calibrated_on(split: Split, report: BenchReport) -> Iterator[str]:
+    """Tell of models whose ranges were fitted to images of the part that they are judged on."""
+    for model in report.models:
+        record = model.details.provenance.get("calibration") if model.details else None
+        if not isinstance(record, Mapping):
+            continue
+        if (record.get("data"), record.get("part")) == (split.label, split.part):
+            yield (
+                f"{model.figures.path}: was calibrated on {record.get('samples')} images of "
+                f"{split.label} ({split.part}), which it is judged on here: choose another part"
+            )
 
 
 @dataclass(frozen=True)

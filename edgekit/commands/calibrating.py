@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 
 from edgekit import __version__, console
+from edgekit.bench.int8_kernels import int8_kernels
+from edgekit.bench.machine import describe_machine
 from edgekit.commands.images import DataSource
 from edgekit.export.agreement import Agreement, agreement
 from edgekit.export.calibration import CalibrationReader
@@ -129,7 +132,7 @@ class CalibrationRun:
         method, kept = calibrator(calibration.method, levels=levels), None
         if calibration.cache is not None:
             manifest = _manifest(method, levels, reader, preprocessing)
-            kept = CalibrationFile(calibration.cache, manifest, replace=force)
+            kept = CalibrationFile(calibration.cache, manifest, kernels=_kernels(), replace=force)
             method = calibrator(calibration.method, levels=levels, cache=kept)
         return cls(images, reader, method, _left_over(images, reader), kept)
 
@@ -158,7 +161,7 @@ class CalibrationRun:
         return self.method.cache.recall(
             key,
             lambda: asdict(agreement(before, after, feeds, held_out=held_out)),
-            lambda found: Agreement(**found),
+            Agreement.of,
         )
 
     def warn(self, evaluated: Split | None) -> tuple[str, ...]:
@@ -180,6 +183,11 @@ class CalibrationRun:
             return None
         self.kept.save()
         return CacheUse(self.kept.path, self.kept.reused)
+
+
+def _kernels() -> str:
+    """What integers run on here: decides agreement, and which refinements help."""
+    return f"onnxruntime {ort.__version__}, {int8_kernels(describe_machine().isa).name}:"
 
 
 def digested(split: Split) -> Split:

@@ -5,7 +5,8 @@ of every sample, the preprocessing, edgekit's version), the version of onnxrunti
 them, and for each model that was calibrated the SHA-256 of its graph, its weights and the operators
 to quantize, with the ranges. A file whose manifest or model is another is refused, never used and
 never replaced unless told to. Beside the ranges it has the findings of the steps that follow, under
-the SHA-256 of all that decides them; a step whose finding is not there learns it, and adds it.
+what ran them and the SHA-256 of all that decides them; a step whose finding is not there learns it,
+and adds it.
 """
 
 from __future__ import annotations
@@ -78,12 +79,15 @@ class CalibrationFile(CalibrationCache):
         reused: Whether all ranges come from it.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], *, replace: bool = False) -> None:
+    def __init__(
+        self, path: Path, manifest: Mapping[str, Any], *, kernels: str = "", replace: bool = False
+    ) -> None:
         """Read the file where it is there and `manifest` is its own.
 
         Args:
             path: The file.
             manifest: What decides the ranges, as JSON holds it.
+            kernels: What runs integers here: findings of others are not this machine's.
             replace: Start anew instead of refusing what does not match.
 
         Raises:
@@ -93,9 +97,10 @@ class CalibrationFile(CalibrationCache):
         self.path = path
         self.reused = False
         self._manifest = json.loads(json.dumps(manifest))
+        self._kernels = kernels
         self._replace = replace
         self._of_this_run = False
-        self._stored = 0
+        self._has_new_findings = False
         if path.exists():
             self._load()
 
@@ -109,7 +114,6 @@ class CalibrationFile(CalibrationCache):
         differing = [key for key in self._manifest if stored.get(key) != self._manifest[key]]
         if not differing:
             self._models, self._findings, self.reused = models, findings, True
-            self._stored = len(findings)
         elif not self._replace:
             raise self._stale(_difference(differing[0], stored, self._manifest))
 
@@ -133,12 +137,16 @@ class CalibrationFile(CalibrationCache):
         Raises:
             InputError: the file holds something else under that key.
         """
-        if key not in self._findings:
-            return super().recall(key, learn, read)
+        key = f"{self._kernels} {key}"
         try:
-            return read(self._findings[key])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.path) from error
+            if key in self._findings:
+                return read(self._findings[key])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if not self._replace:
+                raise _damaged(self.path) from error
+            del self._findings[key]
+        self._has_new_findings = True
+        return super().recall(key, learn, read)
 
     def save(self) -> None:
         """Write the file, unless all came from it.
@@ -146,7 +154,7 @@ class CalibrationFile(CalibrationCache):
         Raises:
             OutputError: it cannot be written.
         """
-        if self.reused and self._stored == len(self._findings):
+        if self.reused and not self._has_new_findings:
             return
         import onnxruntime
 

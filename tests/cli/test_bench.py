@@ -110,6 +110,19 @@ def test_another_engine_is_named(edgekit: Command, model: Path) -> None:
     assert value["models"][0]["difference_to_onnxruntime"] < 1e-4
 
 
+def test_accuracy_on_images_that_calibrated_a_model_is_doubtful(
+    edgekit: Command, model: Path
+) -> None:
+    quantized = model.with_name("q.onnx")
+    assert edgekit("quantize", model, "-o", quantized, "--calib", "digits").status == 0
+    files = ("bench", model, quantized, *QUICK, "--data", "digits")
+    told = edgekit(*files, "--split", "train")
+    assert told.status == 0
+    (warning,) = (line for line in told.err.splitlines() if line.startswith("warning"))
+    assert f"{quantized}: was calibrated on 512 images of digits (train)" in warning
+    assert "calibrated" not in edgekit(*files).err
+
+
 def test_bad_input_is_one_line(
     refuses: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,22 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekit.export.constant_changes import to_text
 from edgekit.runtime.data.load import load_split
 
 Quantize = Callable[..., dict[str, Any]]
+
+
+def uneven_channels(model: Path) -> None:
+    """Make a channel reach so far that equalization helps, in place."""
+    uneven = onnx.load(model)
+    for tensor in uneven.graph.initializer:
+        if tensor.name in ("conv_weight", "conv_bias"):
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[0] *= 300
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    onnx.save(uneven, model)
+
 
 # What runs a model on calibration data, where it is used; and what a cache must not change.
 STEPS = (
@@ -95,27 +108,61 @@ def test_a_cache_learns_what_other_refinements_find(quantize: Quantize, tmp_path
     assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
 
 
-@pytest.mark.parametrize("damage", ["facts", "bytes", "name"])
-def test_a_cache_whose_findings_are_damaged_is_refused(
-    quantize: Quantize, refuses: Any, model: Path, tmp_path: Path, damage: str
-) -> None:
-    cache, output = tmp_path / "ranges.json", tmp_path / "new.onnx"
-    quantize("--calib", "digits", "--calib-cache", cache)
-    content = json.loads(cache.read_text())
-    (refined,) = (found for found in content["findings"].values() if "changes" in found)
-    match damage:
-        case "facts":
+def damage(found: dict[str, Any], kind: str) -> None:
+    """Change a calibration cache's findings in place."""
+    refined = next(one for one in found.values() if "changes" in one)
+    equalized = next(one for one in found.values() if "scaling" in one)
+    agreed = next(one for one in found.values() if "top1" in one)
+    match kind:
+        case "step":
             del refined["trials"][0]["step"]
+        case "ratio":
+            refined["trials"][0]["before_db"] = "x"
         case "bytes":
             refined["changes"] = dict.fromkeys(refined["changes"], "AAAA")
         case "name":
             refined["changes"] = {"no such constant": next(iter(refined["changes"].values()))}
+        case "scales":
+            equalized["scaling"]["scales"] = to_text(np.ones(3).tobytes())
+        case "count":
+            equalized["scaling"]["count"] = float("inf")
+        case "top1":
+            agreed["top1"] = "x"
+
+
+@pytest.mark.parametrize("kind", ["step", "ratio", "bytes", "name", "scales", "count", "top1"])
+def test_a_cache_whose_findings_are_damaged_is_refused_and_replaced_when_told(
+    quantize: Quantize, refuses: Any, model: Path, tmp_path: Path, kind: str
+) -> None:
+    cache, output = tmp_path / "ranges.json", tmp_path / "new.onnx"
+    uneven_channels(model)
+    first = quantize("--calib", "digits", "--calib-cache", cache)
+    content = json.loads(cache.read_text())
+    damage(content["findings"], kind)
     cache.write_text(json.dumps(content))
     before = cache.read_bytes()
     command = ("quantize", model, "-o", output, "--calib", "digits", "--calib-cache", cache)
     assert "no file that --calib-cache wrote" in refuses(*command).err
     assert cache.read_bytes() == before
     assert not output.exists()
+    again = quantize("--calib", "digits", "--calib-cache", cache, "--force")
+    assert [again[key] for key in KEPT] == [first[key] for key in KEPT]
+    assert cache.read_bytes() != before
+    quantize("--calib", "digits", "--calib-cache", cache)
+
+
+def test_findings_of_another_processor_are_not_taken(
+    quantize: Quantize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "ranges.json"
+    quantize("--calib", "digits", "--calib-cache", cache)
+    own = json.loads(cache.read_text())["findings"]
+    monkeypatch.setattr("edgekit.commands.calibrating._kernels", lambda: "another:")
+    found = quantize("--calib", "digits", "--calib-cache", cache)
+    assert found["calibration_cache"]["reused"]
+    both = json.loads(cache.read_text())["findings"]
+    assert {key for key in both if not key.startswith("another: ")} == set(own)
+    assert len(both) == 2 * len(own)
 
 
 @pytest.mark.parametrize(
@@ -197,13 +244,7 @@ def test_agreement_is_measured_on_calibration_images_where_no_others_are(
 def test_a_calibration_report_tells_of_the_values_that_were_calibrated(
     quantize: Quantize, model: Path, tmp_path: Path
 ) -> None:
-    uneven = onnx.load(model)
-    for tensor in uneven.graph.initializer:
-        if tensor.name in ("conv_weight", "conv_bias"):
-            array = onnx.numpy_helper.to_array(tensor).copy()
-            array[0] *= 300
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    onnx.save(uneven, model)
+    uneven_channels(model)
     path = tmp_path / "report.json"
     found = quantize("--calib", "digits", "--calibration-report", path)
     steps = found["report"]["settings"]["refinements"]

@@ -54,8 +54,10 @@ def test_the_same_model_has_no_changes(model: ir.Model) -> None:
 
 def test_changes_of_another_model_are_refused(model: ir.Model) -> None:
     changes = constant_changes(model, changed(model))
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match="12 bytes"):
         with_changes(model, {"c": changes["w"]})
+    with pytest.raises(ValueError, match="shape"):
+        with_changes(model, {"w": changes["c"]})
     with pytest.raises(KeyError):
         with_changes(model, {"v": changes["w"]})
 
@@ -63,4 +65,11 @@ def test_changes_of_another_model_are_refused(model: ir.Model) -> None:
 @pytest.mark.parametrize("text", ["", "AAAA", "no base64", to_text(b"x" * 99)[:-4]])
 def test_text_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 # base64's and zlib's own words
-        from_text(text)
+        from_text(text, 99)
+
+
+def test_more_than_was_expected_is_refused() -> None:
+    text = to_text(bytes(1 << 20))
+    assert from_text(text, 1 << 20) == bytes(1 << 20)
+    with pytest.raises(ValueError, match="compressed"):
+        from_text(text, (1 << 20) - 1)

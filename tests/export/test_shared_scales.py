@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.kernel_shapes import fit_kernels
 from edgekit.export.quantize import quantize
+from edgekit.export.refinement import Refinements
 from edgekit.export.shared_scales import share_scales
 from edgekit.export.static import StaticOptions
 from edgekit.export.verify import largest_difference, run_outputs
@@ -106,3 +107,25 @@ def test_codes_pass_where_tensors_meet(model: ir.Model) -> None:
     twin = quantize(model, "int8", reader=[{"x": batch()["x"] * 0.01}], static=options).model
     (clipped,) = run_outputs(twin, batch()).values()
     assert 10 * np.log10((own**2).sum() / ((own - clipped) ** 2).sum()) < 10
+
+
+def test_what_a_concat_requantizes_is_told(text_graph: Callable[..., ir.Model]) -> None:
+    def notes(factor: float) -> tuple[str, ...]:
+        made = text_graph(
+            "g (float[n,3,6,6] x) => (float[n,5,6,6] y)"
+            "{ a = Conv(x, u) b = Conv(x, v) c = Concat<axis = 1>(a, b) y = Conv(c, w) }",
+            u=weight(4, 3),
+            v=weight(4, 3) * np.float32(factor),
+            w=weight(5, 8),
+        )
+        options = StaticOptions(refinements=Refinements("off", "off"), kernels="keep")
+        feeds = [{"x": np.random.default_rng(0).standard_normal((8, 3, 6, 6), np.float32)}]
+        return quantize(made, "int8", reader=feeds, static=options).report.notes
+
+    def weight(outputs: int, inputs: int) -> np.ndarray:
+        shape = (outputs, inputs, 1, 1)
+        return np.random.default_rng(outputs).standard_normal(shape).astype(np.float32)
+
+    assert notes(1) == ()
+    (note,) = notes(0.1)
+    assert note.endswith("keep a scale of their own, and are requantized: b (10 times)")
