@@ -7,14 +7,14 @@
 | round adaptively | chooses weights' codes by layers' outputs | rounding.py |
 
 What helps is told by the signal-to-noise ratio of the logits: the power of the float model's over
-that of the difference. Calibration data is parted: its last quarter, 128 samples at most, judges,
-and the refinements learn from the rest.
+that of the difference. Some samples judge, and the refinements learn from others: see
+refinement_samples.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -22,13 +22,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.export.agreement import agreement
-from edgekit.export.calibration import BATCH_SIZE, Feed
+from edgekit.export.calibration import Feed
 from edgekit.export.calibrators.cache import Finding
 from edgekit.export.constant_changes import constant_changes, from_text, to_text, with_changes
 from edgekit.export.correct_biases import add_missing_biases, correct_biases
 from edgekit.export.equalize import Scaling, find_scaling
 from edgekit.export.graph import from_proto, nodes, to_proto
 from edgekit.export.layerwise import affordable
+from edgekit.export.refinement_samples import Samples
 from edgekit.export.rounding import DEFAULT_SECONDS, round_adaptively
 from edgekit.export.weight_grid import weight_grids
 from edgekit.runtime.progress import StageProgress, stage_of
@@ -36,9 +37,6 @@ from edgekit.runtime.progress import StageProgress, stage_of
 Switch = Literal["auto", "on", "off"]
 Rounding = Literal["nearest", "adaptive"]
 
-_JUDGES = 128
-_JUDGING_PART = 4  # one in so many batches
-_LEARNERS = 512
 # What equalization measures, and the trial that decides on it is calibrated on.
 _TRIAL_SAMPLES = 128
 _MOST_SCALES = 1 << 22  # in a calibration cache, which may be anyone's
@@ -141,51 +139,6 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Calibration data in two parts, in memory.
-
-    Attributes:
-        learners: What refinements learn from.
-        judges: What they are judged on; no part of `learners` where there are batches to part.
-    """
-
-    learners: tuple[Feed, ...]
-    judges: tuple[Feed, ...]
-
-    @classmethod
-    def of(cls, feeds: Iterable[Feed], *, whole: bool = False) -> Samples:
-        """Part the first `_LEARNERS` samples, and as many as are to judge.
-
-        Args:
-            feeds: Calibration data.
-            whole: Whether batches stay as they are, for a model of a fixed batch size; a batch
-                alone then both teaches and judges.
-        """
-        kept: list[Feed] = []
-        count = 0
-        for feed in feeds if whole else _small(feeds):
-            if count >= _LEARNERS + _JUDGES:
-                break
-            kept.append(feed)
-            count += _size(feed)
-        if whole:
-            judging = max(1, min(len(kept) // _JUDGING_PART, _JUDGES // max(1, _size(kept[0]))))
-            return cls(tuple(kept[:-judging] or kept), tuple(kept[-judging:]))
-        learning = count - max(1, min(count // _JUDGING_PART, _JUDGES))
-        learners, judges = _span(kept, 0, learning), _span(kept, learning, count)
-        return cls(tuple(learners or judges), tuple(judges))
-
-    def first(self, samples: int) -> list[Feed]:
-        """As many of the learners' batches as hold so many samples."""
-        kept: list[Feed] = []
-        for feed in self.learners:
-            if kept and sum(map(_size, kept)) >= samples:
-                break
-            kept.append(feed)
-        return kept
-
-
-@dataclass(frozen=True)
 class Equalization:
     """What trying to equalize a model came to.
 
@@ -246,11 +199,11 @@ def try_equalization(
     Args:
         model: The float32 model.
         samples: Calibration data.
-        options: Whether to.
+        options: What to try.
         quantize: Writes the quantized form of a float model from a few samples.
         progress: Told how far it is.
     """
-    if options.equalize == "off" or not _can_be_walked(model) or weight_grids(model):
+    if not _can_be_walked(model) or weight_grids(model):
         return Equalization()
     few = samples.first(_TRIAL_SAMPLES)
     report, steps = stage_of(progress, "trying equalization"), 4
@@ -321,7 +274,7 @@ def refine(
         progress: Told of layers done and their total.
     """
     model, quantized = written.model, written.quantized
-    if not options.after_writing or not _can_be_walked(quantized):
+    if not _can_be_walked(quantized):
         return Refinement()
     learners = affordable(quantized, samples.learners)
     before, best = _ratio(model, quantized, samples), quantized
@@ -368,31 +321,3 @@ def _or_inf(ratio: float | None) -> float:
 def _can_be_walked(model: ir.Model) -> bool:
     """Whether all nodes stand in the graph itself."""
     return sum(1 for _ in nodes(model)) == len(model.graph)
-
-
-def _size(feed: Feed) -> int:
-    return len(next(iter(feed.values())))
-
-
-def _small(feeds: Iterable[Feed]) -> Iterator[Feed]:
-    """The same samples in batches of few."""
-    for feed in feeds:
-        for start in range(0, _size(feed), BATCH_SIZE):
-            yield _cut(feed, start, start + BATCH_SIZE)
-
-
-def _span(feeds: Iterable[Feed], start: int, end: int) -> list[Feed]:
-    """The samples from `start` on and before `end`, batches cut where need be."""
-    found: list[Feed] = []
-    first = 0
-    for feed in feeds:
-        size = _size(feed)
-        low, high = max(start - first, 0), min(end - first, size)
-        if low < high:
-            found.append(_cut(feed, low, high))
-        first += size
-    return found
-
-
-def _cut(feed: Feed, start: int, end: int) -> Feed:
-    return {name: array[start:end] for name, array in feed.items()}

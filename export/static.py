@@ -27,12 +27,12 @@ from edgekit.export.refinement import (
     Equalization,
     Refinement,
     Refinements,
-    Samples,
     Trial,
     Written,
     refine,
     try_equalization,
 )
+from edgekit.export.refinement_samples import Samples
 from edgekit.export.shared_scales import LARGEST_RATIO, keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq

@@ -15,7 +15,8 @@ from edgekit.export.equalize import find_scaling
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.layerwise import affordable, walk_layers
 from edgekit.export.quantize import quantize
-from edgekit.export.refinement import Refinements, Samples
+from edgekit.export.refinement import Refinements
+from edgekit.export.refinement_samples import Samples
 from edgekit.export.rounding import choose_codes, round_adaptively
 from edgekit.export.static import StaticOptions
 from edgekit.export.verify import run_outputs
