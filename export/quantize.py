@@ -1,13 +1,4 @@
-"""Smaller numbers: the precisions that edgekit writes, and what became of each node.
-
-| precision | weights | activations | calibration |
-|---|---|---|---|
-| `int8` | int8 per channel | uint8 | yes |
-| `int16` | int8 per channel | uint16 | yes |
-| `dynamic-int8` | int8 per channel | uint8, as they come | no |
-| `fp16` | float16 | float16 | no |
-| `fp16-storage` | float16 in the file | float32 | no |
-"""
+"""Smaller numbers: a float32 model in one of `PRECISIONS`, and what became of each node."""
 
 from __future__ import annotations
 
@@ -15,8 +6,8 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,19 +21,14 @@ from edgekit.export.calibrators import Calibrator
 from edgekit.export.executed import executed
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
 from edgekit.export.half import (
-    SMALLEST,
-    HalfReport,
-    check_activations,
-    to_fp16,
     to_fp16_storage,
 )
 from edgekit.export.keep_float import keep_float
+from edgekit.export.precisions import PRECISIONS, Job
 from edgekit.export.quantize_report import QuantizeReport, account
 from edgekit.export.split_activations import split_hard_swish
-from edgekit.export.static import DEFAULT_METHOD, StaticOptions, to_static
+from edgekit.export.static import DEFAULT_METHOD, StaticOptions
 from edgekit.export.thresholds import take_batch_norm_out
-from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
-from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.export.weighted_inputs import WEIGHTED_OPS
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
@@ -71,43 +57,6 @@ class QuantizeResult:
     report: QuantizeReport
     origin: ir.Model
     reference: ir.Model
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A conversion as the entries of `PRECISIONS` get it; the model is theirs."""
-
-    model: ir.Model
-    reader: CalibrationReader | None
-    static: StaticOptions
-    exclude: Collection[str]
-    keep_io: bool
-    progress: StageProgress
-
-
-@dataclass(frozen=True)
-class _Done:
-    model: ir.Model
-    notes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    reference: ir.Model | None = None
-
-
-@dataclass(frozen=True)
-class Precision:
-    """One row of `PRECISIONS`.
-
-    Attributes:
-        convert: Does it.
-        calibrated: Whether it needs calibration data.
-        op_types: Operators that it converts; empty for all.
-        weights_only: Whether it leaves nodes without weights as they are.
-    """
-
-    convert: Callable[[_Job], _Done]
-    calibrated: bool = False
-    op_types: tuple[str, ...] = ()
-    weights_only: bool = False
 
 
 def quantize(
@@ -170,7 +119,7 @@ def quantize(
     if reader is not None and not isinstance(reader, CalibrationReader):
         reader = CalibrationReader.from_feeds(reader)
     options = replace(options, method=method, exclude=excluded, wider=wider)
-    job = _Job(work, reader, options, excluded, keep_io, progress)
+    job = Job(work, reader, options, excluded, keep_io, progress)
     done = entry.convert(job)
     settings: dict[str, Any] = dict(done.settings)
     if exclude is not None:
@@ -292,60 +241,7 @@ def _finish(
     return result
 
 
-def _static(activations: ActivationType | None = None) -> Callable[[_Job], _Done]:
-    """A static conversion, with activations of that type or of the one that the options name."""
-
-    def convert(job: _Job) -> _Done:
-        assert job.reader is not None
-        options = replace(job.static, activations=activations or job.static.activations)
-        done = to_static(job.model, job.reader, options, job.progress)
-        settings = {**done.settings, **options.code_settings}
-        return _Done(done.model, done.notes, settings, done.reference)
-
-    return convert
-
-
-def _dynamic(job: _Job) -> _Done:
-    settings = job.static.code_settings
-    del settings["activations"]
-    model = to_dynamic_int8(job.model, job.exclude, reduce_range=job.static.reduce_range)
-    return _Done(model, settings=settings)
-
-
-def _half(job: _Job) -> _Done:
-    check_activations(job.model, None if job.reader is None else next(iter(job.reader)))
-    model, report = to_fp16(job.model, keep_io=job.keep_io, exclude=job.exclude)
-    settings = {} if job.reader is None else job.reader.settings
-    return _Done(model, tuple(_half_notes(report)), {**settings, "keep_io": job.keep_io})
-
-
-def _half_storage(job: _Job) -> _Done:
-    model, report = to_fp16_storage(job.model, exclude=job.exclude)
-    return _Done(model, tuple(_half_notes(report)))
-
-
 def _half_weights(model: ir.Model, names: Collection[str]) -> ir.Model:
     """The model with the weights of the nodes of these names stored in half precision."""
     others = {str(node.name) for node in model.graph} - set(names)
     return to_fp16_storage(model, exclude=others)[0]
-
-
-def _half_notes(report: HalfReport) -> Iterator[str]:
-    yield from map(str, report.out_of_range)
-    if report.flushed:
-        count = sum(tensor.count for tensor in report.flushed)
-        largest = max(tensor.largest for tensor in report.flushed)
-        names = ", ".join(tensor.tensor for tensor in report.flushed)
-        yield (
-            f"{count} values up to {largest:.3g} became zero, below half precision's "
-            f"{SMALLEST:.3g}, in {names}"
-        )
-
-
-PRECISIONS: dict[str, Precision] = {
-    "int8": Precision(_static(), calibrated=True, op_types=QDQ_OPS),
-    "int16": Precision(_static("QUInt16"), calibrated=True, op_types=QDQ_OPS),
-    "dynamic-int8": Precision(_dynamic, op_types=DYNAMIC_OPS),
-    "fp16": Precision(_half),
-    "fp16-storage": Precision(_half_storage, weights_only=True),
-}

@@ -20,7 +20,7 @@ from edgekit.export.calibration import CalibrationReader
 from edgekit.export.calibrators import Calibrator, calibrator
 from edgekit.export.calibrators.cache import CalibrationFile
 from edgekit.export.graph import digest
-from edgekit.export.quantize import PRECISIONS
+from edgekit.export.precisions import PRECISIONS
 from edgekit.export.static import DEFAULT_METHOD
 from edgekit.runtime.data.digests import DigestedImages
 from edgekit.runtime.data.source import Split

@@ -8,7 +8,8 @@ from pathlib import Path
 from edgekit import console
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.histograms import histograms, write_calibration_report
-from edgekit.export.quantize import PRECISIONS, QuantizeResult
+from edgekit.export.precisions import PRECISIONS
+from edgekit.export.quantize import QuantizeResult
 from edgekit.runtime.errors import InputError
 from edgekit.runtime.files import check_output
 

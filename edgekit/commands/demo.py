@@ -21,7 +21,7 @@ from edgekit.commands.optimize import optimize_file
 from edgekit.commands.packing import Packing
 from edgekit.commands.quantize import quantize_file
 from edgekit.commands.train import train_recipe
-from edgekit.export.quantize import PRECISIONS
+from edgekit.export.precisions import PRECISIONS
 from edgekit.runtime.files import check_output, write_text
 
 RECIPE = "densenet-digits"

@@ -28,6 +28,7 @@ from edgekit.export.calibration import CalibrationReader
 from edgekit.export.calibrators import Calibrator, calibrator
 from edgekit.export.graph import load_graph, model_preprocessing, save_graph, set_metadata
 from edgekit.export.pack import PackReport, check_unpacked
+from edgekit.export.precisions import PRECISIONS
 from edgekit.export.quantize_report import QuantizeReport
 from edgekit.export.refinement import Refinements
 from edgekit.export.sensitivity import Layer, layers
@@ -164,7 +165,7 @@ def quantize_file(
     Args:
         path: The float32 model.
         output: The file to write.
-        precision: A key of export.quantize.PRECISIONS.
+        precision: A key of export.precisions.PRECISIONS.
         calibration: Images for the precisions that need them.
         exclude: Regular expression for the names of nodes that stay float32.
         fallback: What these are kept in, and those that `max_drop` spares: one of
@@ -270,9 +271,9 @@ def _refinements(given: Refinements | None, precision: str) -> Refinements:
         InputError: something else than by default is asked for, and nothing is calibrated.
     """
     chosen = Refinements() if given is None else given
-    entry = export.PRECISIONS.get(precision)
+    entry = PRECISIONS.get(precision)
     if chosen != Refinements() and entry is not None and not entry.calibrated:
-        names = " and ".join(n for n, one in export.PRECISIONS.items() if one.calibrated)
+        names = " and ".join(n for n, one in PRECISIONS.items() if one.calibrated)
         raise InputError(
             f"--equalize, --bias-correction and --rounding are for {names}: leave them out with "
             f"{precision}"

@@ -24,7 +24,8 @@ from edgekit.commands.train import RUNS
 from edgekit.export.calibration import CalibrationReader, single_input
 from edgekit.export.graph import load_graph, save_graph, session_source
 from edgekit.export.optimize import optimize
-from edgekit.export.quantize import PRECISIONS, quantize
+from edgekit.export.precisions import PRECISIONS
+from edgekit.export.quantize import quantize
 from edgekit.export.static import StaticOptions
 from edgekit.runtime.accuracy import evaluate
 from edgekit.runtime.errors import MissingExtraError, OutputError, RecipeError

@@ -36,7 +36,7 @@ class Measured:
     """One converted model of one training.
 
     Attributes:
-        precision: "fp32" or one of export.quantize.PRECISIONS.
+        precision: "fp32" or one of export.precisions.PRECISIONS.
         correct: Images of the validation part that it classifies rightly.
         total: Images of the validation part.
         params: Elements of the tensors that hold learned values.

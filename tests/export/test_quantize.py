@@ -18,7 +18,8 @@ from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import from_proto, model_preprocessing, to_proto
 from edgekit.export.optimize import optimize
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
-from edgekit.export.quantize import PRECISIONS, QuantizeResult, quantize
+from edgekit.export.precisions import PRECISIONS
+from edgekit.export.quantize import QuantizeResult, quantize
 from edgekit.export.static import StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.data.load import load_split
