@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edgekit.runtime.errors import DataError
+from edgekit.runtime.errors import DataError, MissingExtraError
 from edgekit.train.vision import torchvision
+
+try:
+    from filelock import FileLock
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("filelock", "train") from missing
 
 DEFAULT_DIR = Path("data")
 
 
 def download(data: str, data_dir: Path | None) -> Path | None:
     """Fetch a named data set's archive, MD5-checked, unless it is there already.
+
+    Of processes that ask for it at once, one fetches it and the others wait.
 
     Args:
         data: A named data set; one that comes without a download, a folder or an .npz is left
@@ -30,9 +37,11 @@ def download(data: str, data_dir: Path | None) -> Path | None:
     folder = data_dir or Path(os.environ.get("EDGEKIT_DATA") or DEFAULT_DIR)
     source = torchvision.datasets.CIFAR10
     try:
-        torchvision.datasets.utils.download_url(
-            source.url, str(folder), source.filename, source.tgz_md5
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{data}.lock"):
+            torchvision.datasets.utils.download_url(
+                source.url, str(folder), source.filename, source.tgz_md5
+            )
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"cifar10: {source.url} cannot be fetched into {folder} ({error}); get "
