@@ -29,7 +29,7 @@ from edgekit.export.quantize_report import QuantizeReport, account
 from edgekit.export.split_activations import split_hard_swish
 from edgekit.export.static import DEFAULT_METHOD, StaticOptions
 from edgekit.export.thresholds import take_batch_norm_out
-from edgekit.export.weighted_inputs import WEIGHTED_OPS
+from edgekit.export.to_qdq import WEIGHTED_OPS
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.progress import StageProgress, silent

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgekit.export.executed import Executed
 from edgekit.export.shared_scales import is_threshold
-from edgekit.export.weighted_inputs import WEIGHTED_OPS
+from edgekit.export.to_qdq import WEIGHTED_OPS
 
 _CONVERTED = (ir.DataType.FLOAT16, ir.DataType.UINT8, ir.DataType.INT8)
 

@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.graph import session_source
-from edgekit.export.weighted_inputs import WEIGHTED_OPS
+from edgekit.export.to_qdq import WEIGHTED_OPS
 from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session, run_batch
 

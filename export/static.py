@@ -23,6 +23,12 @@ from edgekit.export.calibration import CalibrationReader, Feed, has_fixed_batch
 from edgekit.export.calibrators import Calibrator, Ranges, calibrator
 from edgekit.export.graph import digest, from_proto, to_proto
 from edgekit.export.kernel_shapes import fit_kernels
+from edgekit.export.openvino_form import (
+    OPENVINO_OPS,
+    leave_others_float,
+    signed_tensors,
+    unweighted_concats,
+)
 from edgekit.export.refinement import (
     Equalization,
     Refinement,
@@ -37,7 +43,6 @@ from edgekit.export.shared_scales import LARGEST_RATIO, keep_clips, share_scales
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
 from edgekit.export.uint8_input import give_codes, pixel_ranges
-from edgekit.export.weighted_inputs import WEIGHTED_OPS, leave_others_float
 from edgekit.export.wider_channels import widen_channels
 from edgekit.runtime.progress import StageProgress, silent, stage_of
 
@@ -60,7 +65,7 @@ class StaticOptions:
         exclude: Names of nodes that stay float32.
         wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
         kernels: "fast" stores zeros where onnxruntime has a faster kernel for it; "keep" does not;
-            "openvino" quantizes what OpenVINO's kernels need quantized (weighted_inputs.py).
+            "openvino" quantizes what OpenVINO's kernels need quantized (openvino_form.py).
         batch_norm: "threshold" takes it out of an int8 model (thresholds.py), "keep" does not; nor
             does anything for OpenVINO's kernels.
         refinements: What to try for accuracy's sake.
@@ -83,10 +88,14 @@ class StaticOptions:
         return self.batch_norm == "threshold" and self.kernels != "openvino"
 
     @property
+    def has_8_bits(self) -> bool:
+        """Whether the codes of activations have 8 bits."""
+        return self.activations in ("QUInt8", "QInt8")
+
+    @property
     def used_kernels(self) -> Kernels:
         """Which kernels shapes are made for: onnxruntime has its fast ones for 8 bits alone."""
-        eight = self.activations in ("QUInt8", "QInt8")
-        return self.kernels if eight or self.kernels != "fast" else "keep"
+        return self.kernels if self.has_8_bits or self.kernels != "fast" else "keep"
 
     @property
     def code_settings(self) -> dict[str, Any]:
@@ -219,10 +228,14 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         widen_channels(model, options.exclude)
     ranges = ranges | pixel_ranges(model)
     for_openvino = options.kernels == "openvino"
-    apart: Mapping[str, float] = {}
-    if not for_openvino:
-        shared = share_scales(model, ranges, options.exclude)
-        ranges, apart = keep_clips(model, ranges, shared.ranges), shared.apart
+    float_joins = unweighted_concats(model) if for_openvino else set()
+    shared = share_scales(model, ranges, {*options.exclude, *float_joins})
+    signed: set[str] = set()
+    if for_openvino:
+        ranges = shared.ranges
+        signed = signed_tensors(model, ranges) if options.has_8_bits else signed
+    else:
+        ranges = keep_clips(model, ranges, shared.ranges)
     quantized = to_qdq(
         model,
         ranges,
@@ -231,12 +244,14 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         weights=options.weights,
         reduce_range=options.reduce_range,
         wider=options.wider,
-        operators=WEIGHTED_OPS if for_openvino else QDQ_OPS,
+        signed=signed,
+        operators=OPENVINO_OPS if for_openvino else QDQ_OPS,
+        every_max_pool=for_openvino,
     )
     if for_openvino:
         leave_others_float(quantized)
     give_codes(quantized)
-    return Written(model, quantized, apart)
+    return Written(model, quantized, shared.apart)
 
 
 def _notes(apart: Mapping[str, float]) -> tuple[str, ...]:

@@ -29,13 +29,13 @@ from edgekit.runtime.errors import ModelFileError
 ActivationType = Literal["QUInt8", "QInt8", "QUInt16", "QInt16"]
 WeightType = Literal["QInt8", "QUInt8"]
 
+# Operators that hold weights: a model without any has nothing to quantize.
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
 # BatchNormalization, LayerNormalization, Softmax and the like are left out on purpose: they have no
 # integer kernel, so quantizing their constants would cost accuracy and save nothing.
 QDQ_OPS = (
-    "Conv",
-    "ConvTranspose",
-    "Gemm",
-    "MatMul",
+    *WEIGHTED_OPS,
     "Add",
     "Mul",
     "Relu",
@@ -90,7 +90,9 @@ def to_qdq(
     weights: WeightType = "QInt8",
     reduce_range: bool = False,
     wider: Collection[str] = (),
+    signed: Collection[str] = (),
     operators: Sequence[str] = QDQ_OPS,
+    every_max_pool: bool = False,
 ) -> ir.Model:
     """Quantize the nodes of some operators but for those in `exclude`.
 
@@ -102,7 +104,10 @@ def to_qdq(
         weights: Type of the codes of weights.
         reduce_range: Whether weights keep to 7 bits.
         wider: Names of nodes that read and write codes of 16 bits, whatever `activations` is.
+        signed: Names of tensors that get signed codes of 8 bits around zero, unless a node of
+            `wider` reads or writes them.
         operators: Types of the nodes to quantize, of `QDQ_OPS`.
+        every_max_pool: Whether a MaxPool is quantized where nothing else would quantize its input.
 
     Returns:
         The quantized model; the graph's inputs and outputs stay float32.
@@ -126,6 +131,7 @@ def to_qdq(
         },
     )
     overrides = {
+        **{name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in signed},
         **_wide_tensors(model, wider, exclude, activations),
         **_grid_scales(model, weights, reduce_range),
     }
@@ -140,7 +146,10 @@ def to_qdq(
             [],
             list(exclude),
             list(operators),
-            {"TensorQuantOverrides": overrides},
+            {
+                "TensorQuantOverrides": overrides,
+                "ForceQuantizeNoInputCheck": every_max_pool,
+            },
         )
         try:
             quantizer.quantize_model()

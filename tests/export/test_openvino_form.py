@@ -1,4 +1,4 @@
-"""The form of int8 that OpenVINO runs fastest: quantizers in front of weights, and nowhere else."""
+"""The form of int8 that OpenVINO runs fastest: quantizers in front of weights and whole maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from edgekit.export.graph import save_graph
 from edgekit.export.quantize import quantize
 from edgekit.export.static import StaticOptions
 from edgekit.export.verify import run_outputs
-from edgekit.export.weighted_inputs import WEIGHTED_OPS
 
 NETWORK = """g (float[N, 3, 16, 16] x) => (float[N, 5] y) {
     a = Conv<pads = [1, 1, 1, 1]>(x, stem)
@@ -62,14 +61,72 @@ def readers_of_codes(model: ir.Model) -> set[str]:
     }
 
 
-def test_only_what_has_weights_reads_codes(model: ir.Model) -> None:
+def quantized_tensors(model: ir.Model) -> dict[str, tuple[ir.DataType, int]]:
+    """Type and zero point of the codes of each tensor that has a quantizer."""
+    found = {}
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            zero = node.inputs[2].const_value
+            found[node.inputs[0].name] = (zero.dtype, int(zero.numpy()))
+    return found
+
+
+def test_weights_and_maps_read_codes_and_normalization_stays(model: ir.Model) -> None:
     result = converted(model, "openvino")
-    assert readers_of_codes(result) == {"Conv", "Gemm"} <= set(WEIGHTED_OPS)
+    assert readers_of_codes(result) == {"Conv", "Gemm", "Concat", "BatchNormalization"}
     kinds = [node.op_type for node in result.graph]
-    assert kinds.count("QuantizeLinear") == 3
-    assert kinds.count("BatchNormalization") == 1
+    assert kinds.count("BatchNormalization") == kinds.count("Relu") == 1
     assert "Max" not in kinds
-    assert "Concat" in readers_of_codes(converted(model, "keep"))
+    assert set(quantized_tensors(result)) == {"x", "a", "r", "b", "f"}
+
+
+def test_what_is_below_zero_gets_signed_codes_for_maps_alone(model: ir.Model) -> None:
+    result = quantized_tensors(converted(model, "openvino"))
+    assert result["a"] == result["b"] == (ir.DataType.INT8, 0)
+    assert result["r"] == (ir.DataType.UINT8, 0)
+    assert result["x"][0] == ir.DataType.UINT8
+    assert result["x"][1] > 0
+
+
+def test_sixteen_bits_stay_sixteen(model: ir.Model) -> None:
+    options = StaticOptions(kernels="openvino", activations="QUInt16")
+    result = quantize(model, "int16", reader=[{"x": batch()}], static=options).model
+    assert {type_ for type_, _ in quantized_tensors(result).values()} == {ir.DataType.UINT16}
+
+
+JOINED = """g (float[N, 3, 16, 16] x) => (float[N, 8, 8, 8] y) {
+    a = Conv<pads = [1, 1, 1, 1]>(x, stem)
+    p = Relu(a)
+    m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(p)
+    b = Conv<pads = [1, 1, 1, 1]>(m, grow)
+    q = Relu(b)
+    c = Concat<axis = 1>(m, q)
+    y = Conv(c, last)
+}"""
+
+
+def joined(text_graph: Callable[..., ir.Model], factor: float) -> ir.Model:
+    """A post-activation layer whose two parts meet in front of a convolution."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "stem": rng.standard_normal((8, 3, 3, 3)) / 4,
+        "grow": rng.standard_normal((8, 8, 3, 3)) / 8 * factor,
+        "last": rng.standard_normal((8, 16, 1, 1)),
+    }
+    return text_graph(JOINED, **{name: a.astype(np.float32) for name, a in arrays.items()})
+
+
+def test_codes_of_one_scale_pass_through_pool_and_concat(
+    text_graph: Callable[..., ir.Model],
+) -> None:
+    assert set(quantized_tensors(converted(joined(text_graph, 1.0), "openvino"))) == {"x", "p", "q"}
+
+
+def test_codes_of_two_scales_are_requantized_in_front_of_weights(
+    text_graph: Callable[..., ir.Model],
+) -> None:
+    result = converted(joined(text_graph, 0.01), "openvino")
+    assert set(quantized_tensors(result)) == {"x", "p", "q", "c"}
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
