@@ -14,12 +14,12 @@ the kernels behind it read float32.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgekit.export.calibrators import Ranges
 from edgekit.export.passes.base import is_op
+from edgekit.export.threshold_codes import Grid
 from edgekit.export.to_qdq import WEIGHTED_OPS
 
 MAP_OPS = ("Concat", "Add", "AveragePool", "MaxPool", "GlobalAveragePool")
@@ -82,28 +82,17 @@ def _reaches_weights(value: ir.Value) -> bool:
 
 def _is_needed(dequantize: ir.Node, source: ir.Value) -> bool:
     """Whether something reads these codes of `source` that would be slower without."""
-    maker = source.producer()
-    if _grid(source) == _grid(dequantize.outputs[0]):
+    maker, grid = source.producer(), _grid(source)
+    if grid is not None and grid == Grid.of(dequantize):
         return False
     wanted = WEIGHTED_OPS if maker is not None and is_op(maker, "Concat") else OPENVINO_OPS
     return any(is_op(reader, *wanted) for reader in dequantize.outputs[0].consumers())
 
 
-def _grid(value: ir.Value | None) -> tuple[float, int] | None:
-    """Scale and zero point of what is dequantized, or chosen from such; None for anything else."""
+def _grid(value: ir.Value | None) -> Grid | None:
+    """The grid of what is dequantized, or chosen from such; None for anything else."""
     node = value.producer() if value is not None else None
-    if node is None:
-        return None
-    if is_op(node, "Concat", "MaxPool"):
+    if node is not None and is_op(node, "Concat", "MaxPool"):
         grids = {_grid(part) for part in node.inputs}
         return grids.pop() if len(grids) == 1 else None
-    if not is_op(node, "DequantizeLinear"):
-        return None
-    scale, zero = (_number(constant) for constant in node.inputs[1:3])
-    return (scale, int(zero))
-
-
-def _number(value: ir.Value | None) -> float:
-    assert value is not None
-    assert value.const_value is not None
-    return float(np.asarray(value.const_value.numpy()).reshape(-1)[0])
+    return Grid.of(node) if node is not None and is_op(node, "DequantizeLinear") else None

@@ -29,6 +29,7 @@ from edgekit.export.openvino_form import (
     signed_tensors,
     unweighted_concats,
 )
+from edgekit.export.padded_channels import pad_channels
 from edgekit.export.refinement import (
     Equalization,
     Refinement,
@@ -156,6 +157,8 @@ def to_static(
     quantized, more = job.refined(written)
     if options.kernels != "openvino":
         put_thresholds_on_codes(quantized)
+    if options.used_kernels == "fast":
+        pad_channels(quantized)
     settings = {**reader.settings, "method": method.name, **method.settings}
     settings["kernels"] = options.used_kernels
     settings |= options.refinements.settings

@@ -1,0 +1,132 @@
+"""Images of 1 or 3 channels get 4 where onnxruntime then convolves them directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from edgekit.export.executed import executed
+from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.padded_channels import pad_channels
+from edgekit.export.quantize import quantize
+from edgekit.export.static import StaticOptions
+from edgekit.export.verify import run_outputs
+
+TextGraph = Callable[..., ir.Model]
+
+NETWORK = """g (float[N, {channels}, 12, 12] x) => (float[N, 5] y) {{
+    a = Conv<pads = [1, 1, 1, 1]>(x, stem)
+    r = Relu(a)
+    p = GlobalAveragePool(r)
+    f = Flatten(p)
+    y = Gemm(f, head)
+}}"""
+
+
+def network(text_graph: TextGraph, channels: int, filters: int = 16, side: int = 3) -> ir.Model:
+    rng = np.random.default_rng(0)
+    stem = rng.standard_normal((filters, channels, side, side)).astype(np.float32)
+    head = rng.standard_normal((filters, 5)).astype(np.float32)
+    text = NETWORK.format(channels=channels)
+    return text_graph(
+        text if side == 3 else text.replace("<pads = [1, 1, 1, 1]>", ""),
+        stem=stem,
+        head=head,
+    )
+
+
+def images(channels: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(1)
+    return rng.uniform(-1, 2, (64, channels, 12, 12)).astype(np.float32)
+
+
+def kept(model: ir.Model, channels: int, **options: Any) -> ir.Model:
+    """Quantized, its shapes as they were."""
+    static = StaticOptions(kernels="keep", **options)
+    return quantize(model, "int8", reader=[{"x": images(channels)}], static=static).model
+
+
+def weight_shape(model: ir.Model) -> list[int]:
+    """Of the first convolution's codes."""
+    conv = next(node for node in model.graph if node.op_type == "Conv")
+    codes = conv.inputs[1].producer().inputs[0].const_value
+    return list(codes.shape.numpy())
+
+
+@pytest.mark.parametrize("weights", ["QInt8", "QUInt8"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_results_are_the_same_to_the_bit(
+    text_graph: TextGraph, channels: int, weights: str
+) -> None:
+    plain = kept(network(text_graph, channels), channels, weights=weights)
+    padded = from_proto(to_proto(plain))
+    assert pad_channels(padded) == 1
+    assert weight_shape(plain) == [16, channels, 3, 3]
+    assert weight_shape(padded) == [16, 4, 3, 3]
+    (before,) = run_outputs(plain, {"x": images(channels)}).values()
+    (after,) = run_outputs(padded, {"x": images(channels)}).values()
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(("channels", "filters", "side"), [(4, 16, 3), (3, 15, 3), (3, 16, 1)])
+def test_what_would_not_gain_stays(
+    text_graph: TextGraph, channels: int, filters: int, side: int
+) -> None:
+    model = kept(network(text_graph, channels, filters, side), channels)
+    assert pad_channels(model) == 0
+    assert weight_shape(model) == [filters, channels, side, side]
+
+
+def test_weights_in_two_places_stay(text_graph: TextGraph) -> None:
+    text = """g (float[N, 3, 12, 12] x) => (float[N, 32, 10, 10] y) {
+        a = Conv(x, stem)
+        z = Neg(x)
+        b = Conv(z, stem)
+        y = Concat<axis = 1>(a, b)
+    }"""
+    stem = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype(np.float32)
+    assert pad_channels(kept(text_graph(text, stem=stem), 3)) == 0
+
+
+def test_two_convolutions_read_one_image(text_graph: TextGraph) -> None:
+    text = """g (float[N, 3, 12, 12] x) => (float[N, 36, 10, 10] y) {
+        a = Conv(x, left)
+        b = Conv(x, right)
+        y = Concat<axis = 1>(a, b)
+    }"""
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal((16, 3, 3, 3)).astype(np.float32)
+    right = rng.standard_normal((20, 3, 3, 3)).astype(np.float32)
+    plain = kept(text_graph(text, left=left, right=right), 3)
+    padded = from_proto(to_proto(plain))
+    assert pad_channels(padded) == 2
+    (before,) = run_outputs(plain, {"x": images(3)}).values()
+    (after,) = run_outputs(padded, {"x": images(3)}).values()
+    np.testing.assert_array_equal(before, after)
+
+
+def test_onnxruntime_pads_codes(text_graph: TextGraph) -> None:
+    model = network(text_graph, 3)
+    result = quantize(model, "int8", reader=[{"x": images(3)}], static=StaticOptions())
+    assert weight_shape(result.model) == [16, 4, 3, 3]
+    pads = [node for node in result.model.graph if node.op_type == "Pad"]
+    assert [pad.outputs[0].dtype for pad in pads] == [ir.DataType.UINT8]
+    run = executed(result.model)
+    assert run.nodes["Pad"] == run.nodes["QuantizeLinear"] == run.nodes["QLinearConv"] == 1
+    assert not run.in_float
+
+
+def test_sixteen_bits_and_other_kernels_are_left_alone(text_graph: TextGraph) -> None:
+    for precision, options in (
+        ("int16", StaticOptions(activations="QUInt16")),
+        ("int8", StaticOptions(kernels="openvino")),
+    ):
+        made = quantize(
+            network(text_graph, 3), precision, reader=[{"x": images(3)}], static=options
+        )
+        assert weight_shape(made.model) == [16, 3, 3, 3]
