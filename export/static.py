@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from edgekit.export.calibration import CalibrationReader, Feed, has_fixed_batch
 from edgekit.export.calibrators import Calibrator, Ranges, calibrator
+from edgekit.export.gate_codes import put_gates_on_codes, reach_gates
 from edgekit.export.graph import digest, from_proto, to_proto
 from edgekit.export.kernel_shapes import fit_kernels
 from edgekit.export.openvino_form import (
@@ -155,10 +156,7 @@ def to_static(
     ranges = method.ranges(model, reader, QDQ_OPS, stage_of(progress, "calibrating"))
     written = _write(model, ranges, options)
     quantized, more = job.refined(written)
-    if options.kernels != "openvino":
-        put_thresholds_on_codes(quantized)
-    if options.used_kernels == "fast":
-        pad_channels(quantized)
+    _finish(quantized, options)
     settings = {**reader.settings, "method": method.name, **method.settings}
     settings["kernels"] = options.used_kernels
     settings |= options.refinements.settings
@@ -223,6 +221,23 @@ class _Job:
         return tuple(map(str, ("equalize", tried.equalize, tried.bias_correction, *codes)))
 
 
+@dataclass(frozen=True)
+class _Codes:
+    """What quantizers are put where.
+
+    Attributes:
+        ranges: Lowest and highest value of each tensor.
+        apart: Inputs of a Concat with a scale of their own, see shared_scales.py.
+        operators: What reads and writes codes.
+        signed: Names of tensors whose codes are signed.
+    """
+
+    ranges: Ranges
+    apart: Mapping[str, float]
+    operators: Sequence[str]
+    signed: Collection[str] = ()
+
+
 def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     """Put quantizers into a float model."""
     model = from_proto(to_proto(model))
@@ -231,30 +246,44 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         widen_channels(model, options.exclude)
     ranges = ranges | pixel_ranges(model)
     for_openvino = options.kernels == "openvino"
-    float_joins = unweighted_concats(model) if for_openvino else set()
-    shared = share_scales(model, ranges, {*options.exclude, *float_joins})
-    signed: set[str] = set()
-    if for_openvino:
-        ranges = shared.ranges
-        signed = signed_tensors(model, ranges) if options.has_8_bits else signed
-    else:
-        ranges = keep_clips(model, ranges, shared.ranges)
+    codes = (_for_openvino if for_openvino else _for_onnxruntime)(model, ranges, options)
     quantized = to_qdq(
         model,
-        ranges,
+        codes.ranges,
         options.activations,
         options.exclude,
         weights=options.weights,
         reduce_range=options.reduce_range,
         wider=options.wider,
-        signed=signed,
-        operators=OPENVINO_OPS if for_openvino else QDQ_OPS,
+        signed=codes.signed,
+        operators=codes.operators,
         every_max_pool=for_openvino,
     )
     if for_openvino:
         leave_others_float(quantized)
     give_codes(quantized)
-    return Written(model, quantized, shared.apart)
+    return Written(model, quantized, codes.apart)
+
+
+def _for_onnxruntime(model: ir.Model, ranges: Ranges, options: StaticOptions) -> _Codes:
+    reached = reach_gates(model, ranges) if options.has_8_bits else ranges
+    shared = share_scales(model, reached, options.exclude)
+    return _Codes(keep_clips(model, ranges, shared.ranges), shared.apart, QDQ_OPS)
+
+
+def _for_openvino(model: ir.Model, ranges: Ranges, options: StaticOptions) -> _Codes:
+    shared = share_scales(model, ranges, {*options.exclude, *unweighted_concats(model)})
+    signed = signed_tensors(model, shared.ranges) if options.has_8_bits else ()
+    return _Codes(shared.ranges, shared.apart, OPENVINO_OPS, signed)
+
+
+def _finish(quantized: ir.Model, options: StaticOptions) -> None:
+    """Rewrite in place what is exact on codes, or within what rounding the codes costs."""
+    if options.kernels != "openvino":
+        put_thresholds_on_codes(quantized)
+        put_gates_on_codes(quantized)
+    if options.used_kernels == "fast":
+        pad_channels(quantized)
 
 
 def _notes(apart: Mapping[str, float]) -> tuple[str, ...]:

@@ -1,0 +1,115 @@
+"""Run HardSigmoid on the codes: a Clip of uint8 or int8 instead of float32.
+
+HardSigmoid is a x + b between 0 and 1. Codes q of scale s and zero point z stand for s (q - z), so
+that between the code l of x = -b / a and the code h of x = (1 - b) / a
+
+    a x + b = a s (q - l),   to half a step of q
+
+the codes of x, clipped to l and h, are those of the gate, with scale a s and zero point l. Scale
+1 / (h - l) in its place makes the end exactly 1, as that is what most elements are multiplied by.
+HardSwish, x times its gate, is integer then throughout, and so are the gates of squeeze and
+excitation. Howard et al. 2019, arXiv:1905.02244, chose both for being cheap in integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from edgekit.export.calibrators import Ranges
+from edgekit.export.passes.base import is_op
+from edgekit.export.threshold_codes import Grid
+
+# How many times wider a range may get: wider, it would lose over half of a bit.
+_LARGEST_RATIO = 1.5
+# Codes from closed to open: with fewer, the half step at the ends is over 1.6 percent.
+_FEWEST_STEPS = 32
+
+
+def reach_gates(model: ir.Model, ranges: Ranges) -> Ranges:
+    """Let what a HardSigmoid reads begin where the gate is closed, if that is not far below.
+
+    Args:
+        model: The float32 model.
+        ranges: Lowest and highest value of its tensors.
+
+    Returns:
+        Ranges whose codes `put_gates_on_codes` can take.
+    """
+    reached = dict(ranges)
+    for node in model.graph:
+        name = str(node.inputs[0].name) if node.inputs and node.inputs[0] is not None else ""
+        if _is_gate(node) and name in ranges:
+            low, high = ranges[name]
+            closed = min(low, _ends(node)[0])
+            if max(high, 0.0) - closed <= _LARGEST_RATIO * (max(high, 0.0) - min(low, 0.0)):
+                reached[name] = closed, high
+    return reached
+
+
+def put_gates_on_codes(model: ir.Model) -> int:
+    """Rewrite a QDQ model in place; returns how many HardSigmoids now clip codes."""
+    done = 0
+    for node in list(model.graph):
+        source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if _is_gate(node) and source is not None and is_op(source, "DequantizeLinear"):
+            done += _rewrite(model, source, node)
+    common.RemoveUnusedNodesPass()(model)
+    return done
+
+
+def _is_gate(node: ir.Node) -> bool:
+    return is_op(node, "HardSigmoid") and node.attributes.get_float("alpha", 0.2) > 0
+
+
+def _ends(node: ir.Node) -> tuple[float, float]:
+    """Where the gate starts to open, and where it is open."""
+    alpha = node.attributes.get_float("alpha", 0.2)
+    beta = node.attributes.get_float("beta", 0.5)
+    return -beta / alpha, (1 - beta) / alpha
+
+
+def _rewrite(model: ir.Model, dequantize: ir.Node, node: ir.Node) -> bool:
+    gate, grid = node.outputs[0], Grid.of(dequantize)
+    quantizers = gate.consumers()
+    if grid is None or gate.is_graph_output() or not quantizers:
+        return False
+    if any(not is_op(reader, "QuantizeLinear") or Grid.of(reader) is None for reader in quantizers):
+        return False
+    readers = [reader for q in quantizers for reader in q.outputs[0].consumers()]
+    closed, opened = (round(end / grid.scale) + grid.zero_point for end in _ends(node))
+    limits = np.iinfo(grid.dtype.numpy())
+    if not all(is_op(reader, "DequantizeLinear") for reader in readers):
+        return False
+    if not limits.min <= closed < limits.max or opened - closed < _FEWEST_STEPS:
+        return False
+    codes, step, zero = _clip(model, node, dequantize, closed, opened)
+    for reader in readers:
+        for index, value in enumerate((codes, step, zero)):
+            reader.replace_input_with(index, value)
+    model.graph.remove([*quantizers, node], safe=True)
+    return True
+
+
+def _clip(
+    model: ir.Model, node: ir.Node, dequantize: ir.Node, closed: int, opened: int
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """The gate's codes, their scale and zero point."""
+    grid, gate = Grid.of(dequantize), node.outputs[0]
+    assert grid is not None
+    kind = grid.dtype.numpy()
+    low = _store(model, f"{node.name}/closed", kind.type(closed))
+    high = _store(model, f"{node.name}/opened", kind.type(min(opened, np.iinfo(kind).max)))
+    step = _store(model, f"{node.name}/step", np.float32(1 / (opened - closed)))
+    clip = ir.node("Clip", [dequantize.inputs[0], low, high], name=node.name)
+    codes = clip.outputs[0]
+    codes.name, codes.dtype, codes.shape = f"{gate.name}/codes", grid.dtype, gate.shape
+    model.graph.insert_after(node, clip)
+    return codes, step, low
+
+
+def _store(model: ir.Model, name: str, value: np.generic) -> ir.Value:
+    stored = ir.Value(name=name, const_value=ir.tensor(np.asarray(value), name=name))
+    model.graph.register_initializer(stored)
+    return stored
