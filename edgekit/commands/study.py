@@ -108,7 +108,7 @@ def run_study(
         run = run_recipe(
             training.recipe, folder, data_dir=data_dir, download=download, accelerator=accelerator
         )
-        data = load_training_data(training.recipe, data_dir=data_dir)
+        data = load_training_data(training.recipe, data_dir=data_dir, download=download)
         measured = _measure(run.checkpoint, data, training.precisions, folder)
         _write(output, loaded, _rows(training, run, measured))
 

@@ -66,6 +66,14 @@ def load_cifar10(part: str, data_dir: Path | None) -> Split:
     return Split("cifar10", part, ArrayImages(images), labels, CLASS_NAMES)
 
 
+def holds_cifar10(data_dir: Path) -> bool:
+    """Whether a folder has the data set, other than in the archive that `--download` fetches."""
+    files = ("test_batch.bin", "test_batch")
+    folders = (data_dir / BINARY_FOLDER, data_dir / PYTHON_FOLDER, data_dir)
+    unpacked = any((folder / name).is_file() for folder in folders for name in files)
+    return unpacked or (data_dir / BINARY_ARCHIVE).is_file()
+
+
 def _parts(
     batches: Iterable[str], decode: Decode, read: ReadFile
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:

@@ -63,6 +63,12 @@ seeds = [0]
 set.model = { name = "resnet", widths = [8, 16], stem_width = 8 }
 """
 
+ONE_VARIANT = """
+[[variant]]
+group = "order"
+name = "post"
+"""
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
@@ -113,6 +119,22 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     assert again.err.count("resnet") == 1
     assert "order" not in again.err
     assert json.loads(again.out)["summaries"] == result["summaries"]
+
+
+def test_training_and_measuring_both_know_where_downloads_go(
+    edgekit: Edgekit, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetch(name: str, folder: Path | None) -> Path | None:
+        asked.append(name)
+        return folder
+
+    monkeypatch.setattr("edgekit.train.run.download_data", fetch)
+    study.write_text(STUDY[: STUDY.index("[[variant]]")].replace("[0, 1]", "[0]") + ONE_VARIANT)
+    result = edgekit("study", study, "-o", tmp_path / "runs", "--download")
+    assert result.status == 0, result.err
+    assert asked == ["digits", "digits"]
 
 
 def test_processes_share_the_trainings_of_a_study(

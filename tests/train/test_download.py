@@ -33,6 +33,30 @@ def test_a_server_out_of_reach_says_what_to_do(
         download("cifar10", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "there",
+    ["cifar-10-batches-bin/test_batch.bin", "test_batch", "cifar-10-binary.tar.gz"],
+)
+def test_what_is_there_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    monkeypatch.delattr("urllib.request.urlopen")
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert download("cifar10", tmp_path) == tmp_path
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_whole_archive_needs_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = torchvision.datasets.CIFAR10
+    monkeypatch.delattr("urllib.request.urlopen")
+    monkeypatch.setattr(source, "tgz_md5", hashlib.md5(b"whole").hexdigest())
+    (tmp_path / source.filename).write_bytes(b"whole")
+    assert download("cifar10", tmp_path) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [source.filename]
+
+
 def test_of_two_that_ask_at_once_one_fetches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
