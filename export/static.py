@@ -282,8 +282,8 @@ def _finish(quantized: ir.Model, options: StaticOptions) -> None:
     if options.kernels != "openvino":
         put_thresholds_on_codes(quantized)
         put_gates_on_codes(quantized)
-    if options.used_kernels == "fast":
-        pad_channels(quantized)
+    if options.used_kernels == "fast" and options.target != "arm64":
+        pad_channels(quantized, outputs=8 if options.target == "avx2" else 4)
 
 
 def _notes(apart: Mapping[str, float]) -> tuple[str, ...]:

@@ -58,12 +58,9 @@ def weight_shape(model: ir.Model) -> list[int]:
     return list(codes.shape.numpy())
 
 
-@pytest.mark.parametrize("weights", ["QInt8", "QUInt8"])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_results_are_the_same_to_the_bit(
-    text_graph: TextGraph, channels: int, weights: str
-) -> None:
-    plain = kept(network(text_graph, channels), channels, weights=weights)
+def test_results_are_the_same_to_the_bit(text_graph: TextGraph, channels: int) -> None:
+    plain = kept(network(text_graph, channels), channels)
     padded = from_proto(to_proto(plain))
     assert pad_channels(padded) == 1
     assert weight_shape(plain) == [16, channels, 3, 3]
@@ -73,13 +70,24 @@ def test_results_are_the_same_to_the_bit(
     np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize(("channels", "filters", "side"), [(4, 16, 3), (3, 15, 3), (3, 16, 1)])
+@pytest.mark.parametrize(
+    ("channels", "filters", "side"), [(4, 16, 3), (3, 12, 3), (3, 18, 3), (3, 16, 1)]
+)
 def test_what_would_not_gain_stays(
     text_graph: TextGraph, channels: int, filters: int, side: int
 ) -> None:
     model = kept(network(text_graph, channels, filters, side), channels)
     assert pad_channels(model) == 0
     assert weight_shape(model) == [filters, channels, side, side]
+
+
+def test_without_avx_512_outputs_come_in_eights(text_graph: TextGraph) -> None:
+    assert pad_channels(kept(network(text_graph, 3, 20), 3), outputs=8) == 0
+    assert pad_channels(kept(network(text_graph, 3, 24), 3), outputs=8) == 1
+
+
+def test_unsigned_weights_stay(text_graph: TextGraph) -> None:
+    assert pad_channels(kept(network(text_graph, 3), 3, weights="QUInt8")) == 0
 
 
 def test_weights_in_two_places_stay(text_graph: TextGraph) -> None:
@@ -105,6 +113,7 @@ def test_two_convolutions_read_one_image(text_graph: TextGraph) -> None:
     plain = kept(text_graph(text, left=left, right=right), 3)
     padded = from_proto(to_proto(plain))
     assert pad_channels(padded) == 2
+    assert [node.op_type for node in padded.graph].count("Pad") == 1
     (before,) = run_outputs(plain, {"x": images(3)}).values()
     (after,) = run_outputs(padded, {"x": images(3)}).values()
     np.testing.assert_array_equal(before, after)
@@ -121,12 +130,24 @@ def test_onnxruntime_pads_codes(text_graph: TextGraph) -> None:
     assert not run.in_float
 
 
-def test_sixteen_bits_and_other_kernels_are_left_alone(text_graph: TextGraph) -> None:
-    for precision, options in (
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
         ("int16", StaticOptions(activations="QUInt16")),
+        ("int8", StaticOptions(kernels="keep")),
         ("int8", StaticOptions(kernels="openvino")),
-    ):
-        made = quantize(
-            network(text_graph, 3), precision, reader=[{"x": images(3)}], static=options
-        )
-        assert weight_shape(made.model) == [16, 3, 3, 3]
+        ("int8", StaticOptions(target="arm64")),
+    ],
+)
+def test_other_kernels_get_images_as_they_are(
+    text_graph: TextGraph, precision: str, options: StaticOptions
+) -> None:
+    made = quantize(network(text_graph, 3), precision, reader=[{"x": images(3)}], static=options)
+    assert weight_shape(made.model) == [16, 3, 3, 3]
+
+
+def test_an_excluded_convolution_stays_as_it_is(text_graph: TextGraph) -> None:
+    model = network(text_graph, 3)
+    name = next(str(node.name) for node in model.graph if node.op_type == "Conv")
+    made = quantize(model, "int8", reader=[{"x": images(3)}], exclude=name, static=StaticOptions())
+    assert "Pad" not in [node.op_type for node in made.model.graph]
