@@ -44,11 +44,20 @@ def signed_tensors(model: ir.Model, ranges: Ranges) -> set[str]:
 
 
 def unweighted_concats(model: ir.Model) -> set[str]:
-    """Names of the Concat nodes whose result nothing multiplies: scales may differ there."""
+    """Names of the Concat nodes whose result no weights multiply, at once or behind `MAP_OPS`.
+
+    Scales may differ there.
+    """
+    weighted: set[ir.Value] = set()  # what weights multiply, from the outputs backwards
+    for node in reversed(model.graph):
+        if is_op(node, *WEIGHTED_OPS) or (
+            is_op(node, *MAP_OPS) and weighted.intersection(node.outputs)
+        ):
+            weighted.update(value for value in node.inputs if value is not None)
     return {
         str(node.name)
         for node in model.graph
-        if is_op(node, "Concat") and not _reaches_weights(node.outputs[0])
+        if is_op(node, "Concat") and not weighted.intersection(node.outputs)
     }
 
 
@@ -70,14 +79,6 @@ def leave_others_float(model: ir.Model) -> None:
         if not _is_needed(node, source):
             node.outputs[0].replace_all_uses_with(source)
     common.RemoveUnusedNodesPass()(model)
-
-
-def _reaches_weights(value: ir.Value) -> bool:
-    return any(
-        is_op(reader, *WEIGHTED_OPS)
-        or (is_op(reader, *MAP_OPS) and _reaches_weights(reader.outputs[0]))
-        for reader in value.consumers()
-    )
 
 
 def _is_needed(dequantize: ir.Node, source: ir.Value) -> bool:

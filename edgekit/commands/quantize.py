@@ -189,6 +189,7 @@ def quantize_file(
             lost and no layer can be spared, in which case nothing is written.
     """
     target.check(precision)
+    _check_kernels(kernels, precision)
     refinements = _refinements(refinements, precision)
     files = [path, output]
     _check_outputs(files, precision, calibration_report, best=max_drop is not None, force=force)
@@ -279,6 +280,11 @@ def _refinements(given: Refinements | None, precision: str) -> Refinements:
             f"{precision}"
         )
     return chosen
+
+
+def _check_kernels(kernels: Kernels, precision: str) -> None:
+    if kernels == "openvino" and precision != "int8":
+        raise InputError("--kernels openvino is for int8: leave it out")
 
 
 def _check_outputs(

@@ -127,6 +127,12 @@ def test_the_kernels_that_shapes_were_made_for_are_recorded(
     assert settings(model)["kernels"] == recorded
 
 
+def test_openvino_s_kernels_are_for_int8(refuses: Command, model: Path, tmp_path: Path) -> None:
+    command = ("quantize", model, "-o", tmp_path / "o.onnx", "--calib", "digits")
+    outcome = refuses(*command, "--precision", "int16", "--kernels", "openvino")
+    assert "--kernels openvino is for int8" in outcome.err
+
+
 def test_targets_of_other_precisions_and_unknown_ones_are_refused(
     refuses: Command, model: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from edgekit.bench.engines import find_engine
 from edgekit.export.graph import save_graph
+from edgekit.export.openvino_form import unweighted_concats
 from edgekit.export.quantize import quantize
 from edgekit.export.static import StaticOptions
 from edgekit.export.verify import run_outputs
@@ -127,6 +128,32 @@ def test_codes_of_two_scales_are_requantized_in_front_of_weights(
 ) -> None:
     result = converted(joined(text_graph, 0.01), "openvino")
     assert set(quantized_tensors(result)) == {"x", "p", "q", "c"}
+
+
+FORKED = """g (float[N, 3, 16, 16] x) => (float[N, 8, 15, 15] y) {
+    a = Conv(x, stem)
+    b = Conv(x, stem)
+    c = Concat<axis = 1>(a, b)
+    p = MaxPool<kernel_shape = [2, 2]>(c)
+    r = Relu(c)
+    d = Concat<axis = 1>(r, r)
+    n = Conv(p, last)
+    y = Conv(d, wide)
+}"""
+
+
+def test_scales_are_shared_where_weights_read_a_concat_through_pools(
+    text_graph: Callable[..., ir.Model],
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"stem": (4, 3, 1, 1), "last": (8, 8, 1, 1), "wide": (8, 16, 2, 2)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    model = text_graph(FORKED, **arrays)
+    for node in model.graph:
+        node.name = str(node.outputs[0].name)
+    assert unweighted_concats(model) == set()
+    model.graph.remove([node for node in model.graph if node.op_type == "Conv"][2], safe=True)
+    assert unweighted_concats(model) == {"c"}
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
