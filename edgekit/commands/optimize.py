@@ -94,6 +94,8 @@ def optimize_file(
             model, passes, batch_norm=batch_norm, verify=verify, inputs=inputs, progress=advance
         )
     set_metadata(model, {f"{PREFIX}verified_on": verified_on})
+    if normalization != AS_STORED:
+        set_metadata(model, normalization.of(model).to_metadata())
     packed = None
     if packing is not None:
         model, packed = packing.apply(model, inputs)

@@ -19,6 +19,7 @@ from edgekit.export.passes.fold_batch_norm_through_pool import FoldBatchNormThro
 from edgekit.export.passes.fold_constants import FoldConstants
 from edgekit.export.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from edgekit.export.passes.merge_equal_constants import MergeEqualConstants
+from edgekit.export.passes.pool_spatial_means import PoolSpatialMeans
 from edgekit.export.passes.remove_identities import RemoveIdentities
 from edgekit.export.passes.strip_zero_channels import StripZeroChannels
 from edgekit.export.passes.turn_batch_norm_into_threshold import TurnBatchNormIntoThreshold
@@ -51,6 +52,9 @@ PASSES: dict[str, PassEntry] = {
     ),
     "remove-identities": PassEntry(
         RemoveIdentities, "remove Identity, idle Dropout, Cast, Reshape, Transpose and the like"
+    ),
+    "pool-spatial-means": PassEntry(
+        PoolSpatialMeans, "turn a ReduceMean over the map into a GlobalAveragePool"
     ),
     "fold-batch-norm": PassEntry(
         FoldBatchNorm, "fold BatchNormalization into the Conv, ConvTranspose or Gemm before it"

@@ -103,12 +103,12 @@ def test_predict_refuses_names_that_do_not_fit_the_outputs(
     assert "has 2 outputs but names 1 classes" in result.err
 
 
+@pytest.mark.parametrize("command", [("quantize", "--precision", "fp16"), ("optimize",)])
 def test_a_conversion_carries_the_normalization_that_it_was_given(
-    edgekit: Edgekit, tmp_path: Path, model: Path
+    edgekit: Edgekit, tmp_path: Path, model: Path, command: tuple[str, ...]
 ) -> None:
     output = tmp_path / "half.onnx"
-    flags = ("--precision", "fp16", "--mean", 0.25, "--std", 0.5, "-o", output)
-    assert edgekit("quantize", model, *flags).status == 0
+    assert edgekit(*command, model, "--mean", 0.25, "--std", 0.5, "-o", output).status == 0
     recorded = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert recorded["edgekit.mean"] == "[0.25]"
     assert recorded["edgekit.std"] == "[0.5]"
