@@ -23,6 +23,7 @@ from edgekit.export.calibration import CalibrationReader, Feed, has_fixed_batch
 from edgekit.export.calibrators import Calibrator, Ranges, calibrator
 from edgekit.export.gate_codes import put_gates_on_codes, reach_gates
 from edgekit.export.graph import digest, from_proto, to_proto
+from edgekit.export.image_channels import fit_image_channels
 from edgekit.export.kernel_shapes import fit_kernels
 from edgekit.export.openvino_form import (
     OPENVINO_OPS,
@@ -30,7 +31,6 @@ from edgekit.export.openvino_form import (
     signed_tensors,
     unweighted_concats,
 )
-from edgekit.export.padded_channels import pad_channels
 from edgekit.export.refinement import (
     Equalization,
     Refinement,
@@ -283,7 +283,7 @@ def _finish(quantized: ir.Model, options: StaticOptions) -> None:
         put_thresholds_on_codes(quantized)
         put_gates_on_codes(quantized)
     if options.used_kernels == "fast" and options.target != "arm64":
-        pad_channels(quantized, outputs=8 if options.target == "avx2" else 4)
+        fit_image_channels(quantized, outputs=8 if options.target == "avx2" else 4)
 
 
 def _notes(apart: Mapping[str, float]) -> tuple[str, ...]:
