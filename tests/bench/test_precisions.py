@@ -12,6 +12,7 @@ import pytest
 from edgekit.bench.count import Counts, count
 from edgekit.export.graph import load_graph
 from edgekit.export.quantize import quantize
+from edgekit.export.static import StaticOptions
 
 # precision -> (weight bits stored, weight bits multiplied, activation bits multiplied) of the Conv
 WIDTHS = {
@@ -40,7 +41,7 @@ def counted(classifier_file: Callable[..., Path]) -> Callable[[str], Counts]:
         if precision == "fp32":
             return count(model)
         reader = feeds if precision in ("int8", "int16") else None
-        result = quantize(model, precision, reader=reader)
+        result = quantize(model, precision, reader=reader, static=StaticOptions(kernels="keep"))
         result.model.metadata_props.clear()
         return count(result.model)
 

@@ -278,13 +278,22 @@ class Network:
         self.nodes.append(node)
         self.maps.append(Map(node.name, first.channels, first.side))
 
+    def mean_of_map(self, x: Map) -> Map:
+        """By the pool for it, or as exporters write it."""
+        if self.pick(0, 1):
+            return self.add("GlobalAveragePool", [x.name], x.channels, 1)
+        axes = self.pick([2, 3], [-1, -2])
+        if self.opset < 18:
+            return self.add("ReduceMean", [x.name], x.channels, 1, axes=axes)
+        stored = self.constant(np.array(axes, np.int64))
+        return self.add("ReduceMean", [x.name, stored], x.channels, 1)
+
     def classify(self) -> dict[str, list[Any]]:
         """End with a matrix product; some of the maps become outputs too."""
         x = self.maps[-1]
         flat = "flat"
         if self.pick(0, 1):
-            pooled = self.add("GlobalAveragePool", [x.name], x.channels, 1)
-            x = pooled
+            x = self.mean_of_map(x)
         self.nodes.append(onnx.helper.make_node("Flatten", [x.name], [flat]))
         features = x.channels * x.side**2
         transposed = self.pick(0, 1)
