@@ -1,14 +1,18 @@
-"""Round narrow convolutions up to what onnxruntime computes directly, with zero filters; exact.
+"""Round channels up to what onnxruntime's kernels for codes take at once, with zeros; exact.
 
-From 16 outputs on onnxruntime computes a quantized convolution without copying windows out first
-(kernel_shapes.py). One of 8 to 15 outputs gets zero filters up to 16; the channels that they add
-hold zeros, run through Concats, pools, activations and thresholds, and meet zero weights in the
-convolutions that read them. A convolution whose added channels would reach anything else stays.
+- From 16 outputs on onnxruntime computes a quantized convolution without copying windows out first
+  (kernel_shapes.py). One of 8 to 15 outputs gets zero filters up to 16.
+- It computes depthwise convolutions 16 channels at once, and what is over one by one, which takes
+  longer than all the rest. A convolution that one reads gets zero filters up to a multiple of 16.
+
+What is added are maps of zeros. They run through Concats, pools, activations, thresholds and
+depthwise convolutions, and meet zero weights in the convolutions that read them. A convolution
+whose added channels would reach anything else stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -19,8 +23,12 @@ from edgekit.export.shared_scales import is_threshold
 
 FEWEST_OUTPUTS = 8
 DIRECT_OUTPUTS = 16
+DEPTHWISE_CHANNELS = 16
 # Elements of the output; below, what the added channels cost outweighs what the kernel saves.
 _SMALLEST_OUTPUT = 768
+
+# How many times more channels are still faster: 20 become 32.
+_LARGEST_RATIO = 1.6
 
 _PASSING_OPS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")
 
@@ -35,7 +43,11 @@ def widen_channels(model: ir.Model, exclude: Collection[str] = ()) -> int:
         model: Its nodes named, its shapes inferred.
         exclude: Names of nodes that will stay float32: none of them sees a widened tensor.
     """
-    chosen = {node for node in model.graph if node.name not in exclude and _is_narrow(node)}
+    chosen = {
+        node: outputs
+        for node in model.graph
+        if node.name not in exclude and (outputs := _better_outputs(node)) is not None
+    }
     while chosen:
         plan = _Plan(chosen, exclude)
         for node in model.graph:
@@ -43,21 +55,42 @@ def widen_channels(model: ir.Model, exclude: Collection[str] = ()) -> int:
         if not plan.refused:
             plan.write(model)
             break
-        chosen -= plan.refused
+        chosen = {node: outputs for node, outputs in chosen.items() if node not in plan.refused}
     return len(chosen)
 
 
-def _is_narrow(node: ir.Node) -> bool:
+def _better_outputs(node: ir.Node) -> int | None:
+    """How many outputs a convolution should have; None where it is good as it is."""
     if not is_op(node, "Conv") or node.attributes.get_int("group", 1) != 1:
-        return False
+        return None
     shape = node.outputs[0].shape
     weight = _constant(node, 1)
-    if weight is None or shape is None or len(shape) != 4 or weight[0, 0].size == 1:
-        return False
+    if weight is None or shape is None or len(shape) != 4:
+        return None
+    outputs = len(weight)
     area = np.prod([side if isinstance(side, int) else 0 for side in shape[2:]])
-    return FEWEST_OUTPUTS <= len(weight) < DIRECT_OUTPUTS and bool(
-        len(weight) * area >= _SMALLEST_OUTPUT
+    if outputs * area < _SMALLEST_OUTPUT:
+        return None
+    whole = -(-outputs // DEPTHWISE_CHANNELS) * DEPTHWISE_CHANNELS
+    if _feeds_depthwise(node) and outputs < whole <= _LARGEST_RATIO * outputs:
+        return whole
+    is_narrow = FEWEST_OUTPUTS <= outputs < DIRECT_OUTPUTS and weight[0, 0].size > 1
+    return DIRECT_OUTPUTS if is_narrow else None
+
+
+def _feeds_depthwise(node: ir.Node) -> bool:
+    """Whether a depthwise convolution reads what a node gives, behind activations at most."""
+    return any(
+        _is_depthwise(reader)
+        or ((is_op(reader, "Relu", "Clip") or is_threshold(reader)) and _feeds_depthwise(reader))
+        for reader in node.outputs[0].consumers()
     )
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    weight = _constant(node, 1) if is_op(node, "Conv") else None
+    groups = node.attributes.get_int("group", 1)
+    return weight is not None and weight.shape[1] == 1 and len(weight) == groups > 1
 
 
 def _constant(node: ir.Node, index: int) -> NDArray[np.float32] | None:
@@ -79,7 +112,7 @@ def _take(values: NDArray[np.float32], layout: Layout, axis: int) -> NDArray[np.
 class _Plan:
     """The layout of each tensor that the chosen convolutions would widen, and what must follow."""
 
-    def __init__(self, chosen: set[ir.Node], exclude: Collection[str]) -> None:
+    def __init__(self, chosen: Mapping[ir.Node, int], exclude: Collection[str]) -> None:
         self.refused: set[ir.Node] = set()
         self._chosen, self._exclude = chosen, exclude
         self._layouts: dict[ir.Value, Layout] = {}
@@ -168,15 +201,19 @@ class _Plan:
         if groups == 1:
             self._edits[node, 1] = _take(weight, layout, 1)
             return np.array([], np.int64)
-        if weight.shape[1] == 1 and len(weight) == groups and len(node.inputs) == 2:
-            self._edits[node, 1] = _take(weight, layout, 0)
-            return layout
-        return None
+        if not _is_depthwise(node):
+            return None
+        for index in range(1, len(node.inputs)):
+            values = _constant(node, index)
+            if values is None:
+                return None
+            self._edits[node, index] = _take(values, layout, 0)
+        return layout
 
     def _widen(self, node: ir.Node) -> None:
         weight = self._edits.get((node, 1), _constant(node, 1))
         assert weight is not None
-        layout = np.append(np.arange(len(weight)), [-1] * (DIRECT_OUTPUTS - len(weight)))
+        layout = np.append(np.arange(len(weight)), [-1] * (self._chosen[node] - len(weight)))
         self._edits[node, 1] = _take(weight, layout, 0)
         bias = _constant(node, 2)
         if bias is not None:
