@@ -1,8 +1,9 @@
 """Give quantized operators the shapes for which onnxruntime has its fast kernels; exact.
 
 On x86 onnxruntime computes a quantized convolution straight from the channels-last map where its
-weights form one group, its input channels are a multiple of 4 and its outputs 16 or more. Any other
-one first copies each window out, group by group, and multiplies what may be narrow matrices. So
+weights form one group, its input channels are a multiple of 4 and its outputs 16 or more, in fours
+(in eights without AVX-512). Any other one first copies each window out, group by group, and
+multiplies what may be narrow matrices. So
 
 - a convolution of a few narrow groups becomes one of a single group whose other weights are zero;
 - an average pool without padding becomes a depthwise convolution of equal weights, as the pool's

@@ -2,8 +2,8 @@
 
 - From 16 outputs on onnxruntime computes a quantized convolution without copying windows out first
   (kernel_shapes.py). One of 8 to 15 outputs gets zero filters up to 16.
-- It computes depthwise convolutions 16 channels at once, and what is over one by one, which takes
-  longer than all the rest. A convolution that one reads gets zero filters up to a multiple of 16.
+- Its depthwise convolutions are fastest with a multiple of 16 channels. A convolution that one
+  reads gets zero filters up to the next multiple (tests/peers/int8_speed.py measures it).
 
 What is added are maps of zeros. They run through Concats, pools, activations, thresholds and
 depthwise convolutions, and meet zero weights in the convolutions that read them. A convolution
