@@ -23,6 +23,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "densenet",
         {"blocks": [2, 2], "growth": 6, "groups": 2, "order": "post", "dropout": 0.1},
     ),
+    "densenet-hardswish": ("densenet", {"blocks": [2, 2], "growth": 6, "activation": "hardswish"}),
     "densenet-plain": (
         "densenet",
         {"blocks": [2, 2], "growth": 6, "bottleneck": 0, "groups": [2, 3], "stem_width": 8},
@@ -124,6 +125,20 @@ def test_post_order_puts_every_normalization_right_after_a_convolution() -> None
     assert set(followers("densenet-pre")) != {nn.Conv2d}
 
 
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_hardswish_takes_the_place_of_every_relu_of_a_densenet(order: str) -> None:
+    options = {"blocks": [2, 2], "growth": 4, "order": order}
+    plain, swish = (
+        build_model("densenet", {**options, "activation": name}, in_channels=3, num_classes=4)
+        for name in ("relu", "hardswish")
+    )
+    relus = [name for name, part in plain.named_modules() if isinstance(part, nn.ReLU)]
+    swishes = [name for name, part in swish.named_modules() if isinstance(part, nn.Hardswish)]
+    assert relus
+    assert swishes == relus
+    assert not any(isinstance(part, nn.ReLU) for part in swish.modules())
+
+
 def test_names_tell_where_a_layer_stands() -> None:
     names = {name for name, _ in _build("densenet-pre").named_modules()}
     assert {
@@ -221,6 +236,12 @@ def test_exports_with_a_dynamic_batch_axis(case: str) -> None:
         ("densenet", {"compression": 1.5}, "compression 1.5 must be"),
         ("densenet", {"stem_kernel": 4}, "stem_kernel 4 must be odd"),
         ("densenet", {"order": "mid"}, "model.order: expected one of 'pre', 'post', got 'mid'"),
+        ("densenet", {"activation": "gelu"}, "activation: expected one of 'relu', 'hardswish'"),
+        (
+            "densenet",
+            {"positive_scales": True, "activation": "hardswish"},
+            'positive_scales is for activation "relu"',
+        ),
         ("densenet", {"dropout": 1.0}, "dropout 1.0 must be between"),
         ("resnet", {"groups": 3}, "groups 3 does not divide what stage 0 takes, 32"),
         ("resnet", {"blocks": [1, 1]}, "blocks .* there are 3 stages"),

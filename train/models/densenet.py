@@ -5,7 +5,8 @@ channels. Between blocks a transition narrows by `compression` and halves the ma
 
 `order` says where normalization stands. "pre" is the paper's BN-ReLU-Conv, with one BN-ReLU more
 at the end. "post" is Conv-BN-ReLU, so that every BatchNormalization directly follows a convolution
-and folds into it. The stem is Conv-BN-ReLU in both.
+and folds into it. The stem is Conv-BN-ReLU in both. HardSwish (Howard et al. 2019,
+arXiv:1905.02244) can take the place of every ReLU.
 
 Groups: in block i the 3x3 convolutions have groups[i] groups. With a bottleneck the rule is that
 growth[i] be a multiple of groups[i], which makes the bottleneck one too. Without (bottleneck 0)
@@ -36,6 +37,9 @@ from edgekit.train.models.layers import (
 )
 
 Order = Literal["pre", "post"]
+Activation = Literal["relu", "hardswish"]
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class DenseNetConfig:
         order: "pre" for BN-ReLU-Conv, "post" for Conv-BN-ReLU.
         dropout: Probability of dropping an activation after each layer.
         positive_scales: Whether normalizations before a ReLU scale by positive factors only, which
-            lets the export turn each into one Max; for order "pre".
+            lets the export turn each into one Max; for order "pre" and ReLU.
+        activation: "relu" or "hardswish".
     """
 
     blocks: tuple[int, ...] = (6, 6, 6)
@@ -71,6 +76,7 @@ class DenseNetConfig:
     order: Order = "pre"
     dropout: float = 0.0
     positive_scales: bool = False
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         check_range("blocks", self.blocks, 1, 256)
@@ -88,6 +94,8 @@ class DenseNetConfig:
             raise RecipeError(
                 'positive_scales is for order "pre": with "post" every normalization folds anyway'
             )
+        if self.positive_scales and self.activation != "relu":
+            raise RecipeError('positive_scales is for activation "relu": no other is a Max')
         for block, (growth, groups) in enumerate(
             zip(self.growth_per_block, self.groups_per_block, strict=True)
         ):
@@ -151,7 +159,7 @@ class DenseNet(nn.Module):
         self.final = nn.Sequential()
         if config.order == "pre":
             self.final.add_module("norm", _norm(config, last))
-            self.final.add_module("relu", nn.ReLU(inplace=True))
+            self.final.add_module("relu", _activation(config))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(last, num_classes)
         initialize(self)
@@ -187,6 +195,7 @@ def _stem(config: DenseNetConfig, in_channels: int) -> nn.Sequential:
     steps = conv_norm_relu(
         in_channels, config.stem_width, config.stem_kernel, stride=config.stem_stride
     )
+    steps["relu"] = _activation(config)
     if config.stem_pool:
         steps["pool"] = nn.MaxPool2d(3, 2, 1)
     return nn.Sequential(steps)
@@ -211,6 +220,10 @@ def _norm(config: DenseNetConfig, width: int) -> nn.BatchNorm2d:
     return PositiveBatchNorm2d(width) if config.positive_scales else nn.BatchNorm2d(width)
 
 
+def _activation(config: DenseNetConfig) -> nn.Module:
+    return _ACTIVATIONS[config.activation](inplace=True)
+
+
 def _transition(config: DenseNetConfig, width: int, narrowed: int) -> nn.Sequential:
     steps: OrderedDict[str, nn.Module] = OrderedDict()
     _add_unit(steps, "", config, nn.Conv2d(width, narrowed, 1, bias=False))
@@ -224,11 +237,11 @@ def _add_unit(
     config: DenseNetConfig,
     convolution: nn.Conv2d,
 ) -> None:
-    """Append convolution, normalization and ReLU in the order that is asked for."""
+    """Append convolution, normalization and activation in the order that is asked for."""
     if config.order == "post":
         steps[f"conv{suffix}"] = convolution
     normalized = convolution.in_channels if config.order == "pre" else convolution.out_channels
     steps[f"norm{suffix}"] = _norm(config, normalized)
-    steps[f"relu{suffix}"] = nn.ReLU(inplace=True)
+    steps[f"relu{suffix}"] = _activation(config)
     if config.order == "pre":
         steps[f"conv{suffix}"] = convolution
