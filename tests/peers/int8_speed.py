@@ -2,9 +2,9 @@
 
     python tests/peers/int8_speed.py [NET ...] [--iterations 100]
 
-NET is one of `OURS` or of torchvision's, with random weights, or a trained network that comes with
-edgekit. All files of one come from one float32 model and are measured in turns in one process, on
-one thread: float32 after edgekit's passes; stock is onnxruntime's
+NET is one of `OURS`, `ACTIVATIONS` or torchvision's, with random weights, or a trained network that
+comes with edgekit. All files of one come from one float32 model and are measured in turns in one
+process, on one thread: float32 after edgekit's passes; stock is onnxruntime's
 quant_pre_process and quantize_static (QDQ, per-channel, U8S8); keep is edgekit without the shapes
 of fast kernels. Times are medians in ms, the factors say how many times faster edgekit is.
 """
@@ -55,6 +55,23 @@ OURS: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "resnet-8": ("resnet", {"widths": [16, 32, 64], "stem_width": 16}),  # MLPerf Tiny's
 }
+# The two of the group "activation" of the study ablation-cifar10.
+ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    f"densenet-{activation}": (
+        "densenet",
+        {
+            "order": "post",
+            "blocks": [3, 5, 6],
+            "growth": [18, 24, 51],
+            "groups": [18, 24, 51],
+            "bottleneck": 1,
+            "stem_width": 16,
+            "stem_stride": 2,
+            "activation": activation,
+        },
+    )
+    for activation in ("relu", "hardswish")
+}
 TORCHVISION = ("resnet18", "mobilenet_v3_small", "densenet121")
 BATCHES = (1, 32)
 
@@ -79,9 +96,10 @@ def network(name: str) -> tuple[ir.Model, int]:
         checkpoint = load_checkpoint(find_checkpoint(Path(name)))
         return to_onnx(checkpoint.build(), checkpoint.preprocessing), checkpoint.preprocessing.width
     torch.manual_seed(0)
-    if name in OURS:
+    built = {**OURS, **ACTIVATIONS}
+    if name in built:
         size = 32
-        architecture, options = OURS[name]
+        architecture, options = built[name]
         module = build_model(architecture, options, in_channels=3, num_classes=10)
     else:
         size = 224
