@@ -41,6 +41,7 @@ from edgekit.runtime.session import open_session
 from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.models.table import build_model
 from edgekit.train.recipe import load_recipe
+from edgekit.train.study import load_study
 from edgekit.train.trained import find_checkpoint, shipped_checkpoints
 from edgekit.train.vision import torchvision
 
@@ -55,22 +56,12 @@ OURS: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "resnet-8": ("resnet", {"widths": [16, 32, 64], "stem_width": 16}),  # MLPerf Tiny's
 }
-# The two of the group "activation" of the study ablation-cifar10.
+# What the study ablation-cifar10 compares in its group "activation".
 ACTIVATIONS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    f"densenet-{activation}": (
-        "densenet",
-        {
-            "order": "post",
-            "blocks": [3, 5, 6],
-            "growth": [18, 24, 51],
-            "groups": [18, 24, 51],
-            "bottleneck": 1,
-            "stem_width": 16,
-            "stem_stride": 2,
-            "activation": activation,
-        },
-    )
-    for activation in ("relu", "hardswish")
+    f"densenet-{variant.name}": ("densenet", training.recipe.model_options)
+    for training in load_study("ablation-cifar10").trainings
+    for variant in training.variants
+    if variant.group == "activation"
 }
 TORCHVISION = ("resnet18", "mobilenet_v3_small", "densenet121")
 BATCHES = (1, 32)
