@@ -221,6 +221,7 @@ def _norm(config: DenseNetConfig, width: int) -> nn.BatchNorm2d:
 
 
 def _activation(config: DenseNetConfig) -> nn.Module:
+    """What stands under the name `relu`, so that names are the same whatever it is."""
     return _ACTIVATIONS[config.activation](inplace=True)
 
 
