@@ -179,14 +179,31 @@ def _check_state(path: Path) -> None:
 
 
 def _precision(wanted: Precision, accelerator: str) -> Precision:
-    """What Lightning can do there; it would put bf16-mixed in place of 16-mixed on its own."""
+    """What is worth asking Lightning for there; on a CPU both mixed precisions are of bfloat16."""
     has_gpu = accelerator not in ("auto", "cpu") or (
         accelerator == "auto" and torch.accelerator.is_available()
     )
-    if wanted == "16-mixed" and not has_gpu:
+    if wanted == "32-true" or has_gpu:
+        return wanted
+    if not computes_bf16():
+        _LOGGER.warning(
+            "%s: this processor has no arithmetic for bfloat16; training with 32-true", wanted
+        )
+        return "32-true"
+    if wanted == "16-mixed":
         _LOGGER.warning("16-mixed needs a GPU; training with bf16-mixed on the CPU")
-        return "bf16-mixed"
-    return wanted
+    return "bf16-mixed"
+
+
+def computes_bf16() -> bool:
+    """Whether torch's convolutions on this CPU have kernels for bfloat16.
+
+    Without them (x86 before AVX-512) they go through loops that are many times slower than
+    float32. The question is the one that torch.compile itself asks.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager

@@ -21,11 +21,11 @@ from edgekit.runtime.errors import (
     RecipeError,
     TrainingError,
 )
-from edgekit.train import batches, optim
+from edgekit.train import batches, fit, optim
 from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.prune_weights import sparsity_of
 from edgekit.train.recipe import Recipe, load_recipe, parse_recipe
-from edgekit.train.run import run_recipe
+from edgekit.train.run import RunResult, run_recipe
 
 TINY = """
 name = "tiny"
@@ -57,6 +57,15 @@ def recipe(extra: str = "", **replaced: str) -> Recipe:
 def metrics(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def mixed(precision: str) -> str:
+    return f'precision = "{precision}"\nchannels_last = true\ngradient_clip = 1.0\n'
+
+
+def same_weights(one: RunResult, other: RunResult) -> bool:
+    states = [load_checkpoint(result.checkpoint).state for result in (one, other)]
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def accuracy_of(path: Path, part: str = "validation") -> float:
@@ -219,13 +228,32 @@ def test_a_student_learns_from_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_mixed_precision_trains(
-    tmp_path: Path, precision: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    precision: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    extra = f'precision = "{precision}"\nchannels_last = true\ngradient_clip = 1.0\n'
-    result = run_recipe(recipe(extra), tmp_path, accelerator="cpu", progress=False)
-    full = run_recipe(recipe(), tmp_path / "full", progress=False)
-    assert result.checkpoint.read_bytes() != full.checkpoint.read_bytes()
+    monkeypatch.setattr(fit, "computes_bf16", lambda: True)
+    result = run_recipe(recipe(mixed(precision)), tmp_path, accelerator="cpu", progress=False)
+    full = run_recipe(recipe(mixed("32-true")), tmp_path / "full", progress=False)
+    assert not same_weights(result, full)
     assert ("16-mixed needs a GPU" in caplog.text) == (precision == "16-mixed")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_processor_without_bfloat16_trains_in_float32(
+    tmp_path: Path,
+    precision: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit, "computes_bf16", lambda: False)
+    result = run_recipe(recipe(mixed(precision)), tmp_path, accelerator="cpu", progress=False)
+    assert f"{precision}: this processor has no arithmetic for bfloat16" in caplog.text
+    caplog.clear()
+    full = run_recipe(recipe(mixed("32-true")), tmp_path / "full", progress=False)
+    assert same_weights(result, full)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("optimizer", list(optim.OPTIMIZERS))
@@ -317,7 +345,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from edgekit.train.recipe import load_recipe
-from edgekit.train.run import run_recipe
+from edgekit.train.run import RunResult, run_recipe
 
 folder = Path(sys.argv[2])
 

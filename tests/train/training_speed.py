@@ -31,7 +31,7 @@ from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.errors import DataError
 from edgekit.train.augment import Augmentation, Normalize
 from edgekit.train.batches import Share, measure_preprocessing, open_source, training_batches
-from edgekit.train.fit import Devices, fit
+from edgekit.train.fit import Devices, computes_bf16, fit
 from edgekit.train.lightning_module import TrainingData, TrainingModule
 from edgekit.train.models.table import build_model
 from edgekit.train.optim import make_optimizer
@@ -81,7 +81,7 @@ class BareLoop:
     def epoch(self) -> float:
         """Seconds of one pass over the images."""
         train = self.recipe.train
-        mixed = train.precision == "bf16-mixed"
+        mixed = train.precision == "bf16-mixed" and computes_bf16()
         began = time.perf_counter()
         for images, labels in self.batches:
             inputs, targets = self.augment(images, labels)
