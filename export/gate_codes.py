@@ -28,7 +28,10 @@ _FEWEST_STEPS = 32
 
 
 def reach_gates(model: ir.Model, ranges: Ranges) -> Ranges:
-    """Let what a HardSigmoid reads begin where the gate is closed, if that is not far below.
+    """Let what a HardSigmoid reads begin where the gate is closed.
+
+    A range that begins above is widened, by half at most. One that begins below is cut where
+    nothing else reads it: HardSwish is zero down there, so that codes would be wasted on it.
 
     Args:
         model: The float32 model.
@@ -41,11 +44,31 @@ def reach_gates(model: ir.Model, ranges: Ranges) -> Ranges:
     for node in model.graph:
         name = str(node.inputs[0].name) if node.inputs and node.inputs[0] is not None else ""
         if _is_gate(node) and name in ranges:
-            low, high = ranges[name]
-            closed = min(low, _ends(node)[0])
-            if max(high, 0.0) - closed <= _LARGEST_RATIO * (max(high, 0.0) - min(low, 0.0)):
-                reached[name] = closed, high
+            reached[name] = _reach(ranges[name], _ends(node)[0], is_shut=_shuts(node))
     return reached
+
+
+def _reach(ends: tuple[float, float], closed: float, *, is_shut: bool) -> tuple[float, float]:
+    """The range from where the gate is closed: wider if that is near, narrower if it may be."""
+    low, high = ends
+    if low < closed:
+        return (closed, high) if is_shut and closed < high else ends
+    is_near = max(high, 0.0) - closed <= _LARGEST_RATIO * (max(high, 0.0) - min(low, 0.0))
+    return (closed, high) if is_near else ends
+
+
+def _shuts(gate: ir.Node) -> bool:
+    """Whether all that reads the gate's input is the gate, or its product with the input.
+
+    What is below the closed end is zero there, so that it may be clipped.
+    """
+    source = gate.inputs[0]
+    assert source is not None
+    factors = {source, gate.outputs[0]}
+    return not source.is_graph_output() and all(
+        reader is gate or (is_op(reader, "Mul") and set(reader.inputs) == factors)
+        for reader in source.consumers()
+    )
 
 
 def put_gates_on_codes(model: ir.Model) -> int:

@@ -90,16 +90,36 @@ def test_what_codes_cannot_say_stays_float(
     assert "HardSigmoid" in operators(model)
 
 
+ALONE = "g (float[N] x) => (float[N] y) { y = HardSigmoid<alpha = 0.16666667>(x) }"
+SWISH = """g (float[N] x) => (float[N] y) {
+    g = HardSigmoid<alpha = 0.16666667>(x)
+    y = Mul(g, x)
+}"""
+SHARED = """g (float[N] x) => (float[N] y, float[N] z) {
+    g = HardSigmoid<alpha = 0.16666667>(x)
+    y = Mul(g, x)
+    z = Neg(x)
+}"""
+
+
+@pytest.mark.parametrize("text", [ALONE, SWISH, SHARED])
 @pytest.mark.parametrize(
-    ("low", "high", "reached"), [(-1.0, 4.0, -3.0), (-5.0, 4.0, -5.0), (-0.5, 0.5, -0.5)]
+    ("low", "high", "reached"), [(-1.0, 4.0, -3.0), (-0.5, 0.5, -0.5), (-9.0, -4.0, -9.0)]
 )
 def test_a_range_reaches_the_closed_end_if_it_is_near(
-    text_graph: TextGraph, low: float, high: float, reached: float
+    text_graph: TextGraph, text: str, low: float, high: float, reached: float
 ) -> None:
-    text = "g (float[N] x) => (float[N] y) { y = HardSigmoid<alpha = 0.16666667>(x) }"
     ranges = reach_gates(text_graph(text), {"x": (low, high), "other": (0.0, 1.0)})
     assert ranges["x"] == pytest.approx((reached, high))
     assert ranges["other"] == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("text", "reached"), [(ALONE, -3.0), (SWISH, -3.0), (SHARED, -9.0)])
+def test_no_codes_are_spent_below_the_closed_end(
+    text_graph: TextGraph, text: str, reached: float
+) -> None:
+    ranges = reach_gates(text_graph(text), {"x": (-9.0, 4.0)})
+    assert ranges["x"] == pytest.approx((reached, 4.0))
 
 
 NETWORK = """g (float[N, 4, 8, 8] x) => (float[N, 4] y) {
@@ -144,3 +164,15 @@ def test_hard_swish_runs_in_integers_and_costs_no_accuracy(
     in_float = quantize(model, "int8", reader=[{"x": images()}], static=options).model
     assert {node.op_type for node in executed(in_float).in_float} == {"HardSigmoid"}
     assert ratio(on_codes, wanted) > max(30, ratio(in_float, wanted) - 1)
+
+
+def test_hard_swish_of_wide_negative_inputs_keeps_its_bits(text_graph: TextGraph) -> None:
+    model = network(text_graph, "HardSwish")
+    weights = model.graph.initializers["w"]
+    wide = weights.const_value.numpy() * 2 - 0.5  # type: ignore[union-attr]
+    weights.const_value = ir.tensor(wide.astype(np.float32), name="w")
+    (wanted,) = run_outputs(model, {"x": images()}).values()
+    options = StaticOptions(kernels="keep")
+    quantized = quantize(model, "int8", reader=[{"x": images()}], static=options).model
+    assert not executed(quantized).in_float
+    assert ratio(quantized, wanted) > 30
