@@ -21,6 +21,7 @@ from edgekit.bench.doctor import (
 from edgekit.bench.exact_integer import QuantizedConv
 from edgekit.bench.saturation import saturating_sums
 from edgekit.runtime.session import open_session
+from tests.processor import needs_exact_int8
 
 
 class Saturating(QuantizedConv):
@@ -112,6 +113,7 @@ def test_extreme_codes_are_drawn_that_overflow_16_bits() -> None:
     assert {kernel_path(c).kernel for c in overflowing} == {"direct", "matrix"}
 
 
+@needs_exact_int8
 def test_a_wrong_result_is_found_and_its_kernel_named() -> None:
     drawn = [
         c for c in draw_convolutions(30, seed=2) if kernel_path(c) == KernelPath("U8S8", "matrix")

@@ -12,6 +12,7 @@ import pytest
 from edgekit.bench.signal_to_noise import signal_to_noise
 from edgekit.bench.tensor_pairs import tensor_pairs
 from edgekit.export.graph import load_graph, to_proto
+from tests.processor import needs_exact_int8
 
 Build = Callable[..., ir.Model]
 
@@ -70,6 +71,7 @@ def on_codes(graph: Build, weights: dict[str, np.ndarray], relu_scale: float = 1
     )
 
 
+@needs_exact_int8
 def test_codes_are_compared_with_the_numbers_that_they_stand_for(
     graph: Build, weights: dict[str, np.ndarray], samples: np.ndarray
 ) -> None:

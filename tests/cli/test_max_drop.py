@@ -15,6 +15,7 @@ import pytest
 from edgekit.commands.max_drop import fewest
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.preprocessing import Preprocessing
+from tests.processor import needs_exact_int8
 
 Command = Callable[..., Any]
 DIGITS = Preprocessing(8, 8, (0.3,), (0.37,), tuple("0123456789"))
@@ -68,6 +69,7 @@ def awful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "awful.onnx"
 
 
+@needs_exact_int8
 def test_the_one_awful_layer_is_found_and_the_expression_gives_the_same_file(
     edgekit: Command, awful: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_what_layers_are_kept_in(
     assert halves == ["turn_back"]
 
 
+@needs_exact_int8
 def test_a_limit_that_is_met_at_once_needs_no_search(edgekit: Command, awful: Path) -> None:
     onnx.save(network(0.0), awful)
     outcome = edgekit("quantize", awful, "-o", "q.onnx", *CALIBRATED, "--max-drop", 1)

@@ -9,8 +9,10 @@ import onnx
 import pytest
 
 from tests.cli.conftest import Edgekit
+from tests.processor import needs_exact_int8
 
 
+@needs_exact_int8
 def test_a_model_of_pixels_is_measured_and_predicts_like_one_of_floats(
     edgekit: Edgekit, model: Path, image: Path, tmp_path: Path
 ) -> None:

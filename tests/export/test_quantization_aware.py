@@ -22,6 +22,7 @@ from edgekit.runtime.session import open_session
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint
 from edgekit.train.recipe import parse_recipe
 from edgekit.train.run import run_recipe
+from tests.processor import needs_exact_int8
 
 RECIPE = """
 name = "aware"
@@ -129,6 +130,7 @@ def test_quantize_finds_the_very_codes_that_were_trained(chained: Chain) -> None
         assert np.abs(rounded - weight).max() > 1e-3 * peak, name
 
 
+@needs_exact_int8
 def test_the_int8_file_is_right_as_often_as_the_network_was_in_training(chained: Chain) -> None:
     split = load_split("digits", "validation", validation=0.2)
     found = evaluate(open_session(chained.path), chained.checkpoint.preprocessing, split)
