@@ -335,7 +335,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from edgekit.train.recipe import load_recipe
-from edgekit.train.run import RunResult, run_recipe
+from edgekit.train.run import run_recipe
 
 folder = Path(sys.argv[2])
 
