@@ -200,8 +200,13 @@ def quantize(
         ),
     ] = None,
     keep_io: Annotated[
-        bool, typer.Option("--keep-io/--half-io", help="fp16: input and output stay float32.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--keep-io/--half-io",
+            help="fp16: input and output stay float32 (default), or not.",
+            show_default=False,
+        ),
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -267,18 +272,21 @@ def quantize(
         ),
     ] = False,
     kernels: Annotated[
-        Kernels,
+        Kernels | None,
         typer.Option(
-            help="int8: fast stores zeros where onnxruntime has a faster kernel for it, keep none; "
-            "openvino quantizes what OpenVINO runs fastest so."
+            help="int8: fast (default) stores zeros where onnxruntime has a faster kernel for it, "
+            "keep none; openvino quantizes what OpenVINO runs fastest so.",
+            show_default=False,
         ),
-    ] = Kernels.FAST,
+    ] = None,
     batch_norm: Annotated[
-        QuantizedBatchNorm,
+        QuantizedBatchNorm | None,
         typer.Option(
-            "--batch-norm", help="int8: threshold folds it or turns it into thresholds, keep not."
+            "--batch-norm",
+            help="int8: threshold (default) folds it or turns it into thresholds, keep not.",
+            show_default=False,
         ),
-    ] = QuantizedBatchNorm.THRESHOLD,
+    ] = None,
     equalize: Annotated[
         Switch,
         typer.Option(help="Scale channels so that one range serves them; auto: if it helps."),
@@ -335,8 +343,8 @@ def quantize(
         target=TargetChoice(target, reduce_range),
         packing=Packing.chosen(pack, codebook),
         uint8_input=uint8_input,
-        kernels=kernels.value,
-        batch_norm=batch_norm.value,
+        kernels=None if kernels is None else kernels.value,
+        batch_norm=None if batch_norm is None else batch_norm.value,
         refinements=Refinements(
             equalize.value,
             bias_correction.value,

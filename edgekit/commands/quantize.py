@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,15 +148,15 @@ def quantize_file(
     calibration: Calibration | None = None,
     exclude: str | None = None,
     fallback: str = "float",
-    keep_io: bool = True,
+    keep_io: bool | None = None,
     max_drop: DropLimit | None = None,
     normalization: Normalization = AS_STORED,
     packing: Packing | None = None,
     calibration_report: Path | None = None,
     target: TargetChoice = THIS_MACHINE,
     uint8_input: bool = False,
-    kernels: Kernels = "fast",
-    batch_norm: BatchNorm = "threshold",
+    kernels: Kernels | None = None,
+    batch_norm: BatchNorm | None = None,
     refinements: Refinements | None = None,
     force: bool = False,
 ) -> QuantizeResult:
@@ -170,7 +170,7 @@ def quantize_file(
         exclude: Regular expression for the names of nodes that stay float32.
         fallback: What these are kept in, and those that `max_drop` spares: one of
             export.quantize.FALLBACKS.
-        keep_io: For fp16: leave the model's input and output float32.
+        keep_io: For fp16: leave the model's input and output float32; None for yes.
         max_drop: Accuracy that may be lost; without it none is measured. Where a precision of
             codes loses more, layers are looked for to spare; where none do, the best file that was
             found is written to `max_drop.best_path(output)` instead of `output`.
@@ -179,9 +179,10 @@ def quantize_file(
         calibration_report: A file for the distribution and the range of each quantized tensor.
         target: The processor to write an int8 model for.
         uint8_input: Let the model take pixels, uint8 [N, height, width, channels].
-        kernels: As in StaticOptions.
+        kernels: For int8: as in StaticOptions; None for the default.
         batch_norm: Likewise.
-        refinements: What to try so that less accuracy is lost; None for the defaults.
+        refinements: For static ones: what to try so that less accuracy is lost; None for the
+            defaults.
         force: Replace an existing output.
 
     Raises:
@@ -189,7 +190,9 @@ def quantize_file(
             lost and no layer can be spared, in which case nothing is written.
     """
     target.check(precision)
-    _check_kernels(kernels, precision)
+    int8_only = {"--kernels": kernels, "--batch-norm": batch_norm, "--uint8-input": uint8_input}
+    _check_meant(precision, "int8", int8_only)
+    _check_meant(precision, "fp16", {"--keep-io": keep_io, "--half-io": keep_io is False})
     refinements = _refinements(refinements, precision)
     files = [path, output]
     _check_outputs(files, precision, calibration_report, best=max_drop is not None, force=force)
@@ -198,8 +201,6 @@ def quantize_file(
     check_unpacked(model)
     by_hand = normalization != AS_STORED
     if uint8_input:
-        if precision != "int8":
-            raise InputError("--uint8-input is for int8: leave it out")
         model, by_hand = take_pixels(model, normalization.of(model)), False
         normalization = AS_STORED
     preprocessing = normalization.of(model) if calibration or max_drop or by_hand else None
@@ -213,8 +214,8 @@ def quantize_file(
         raise InputError("--max-drop has no images to measure on; name some with --eval")
     static = target.tune(
         StaticOptions(
-            kernels=kernels,
-            batch_norm=batch_norm,
+            kernels=kernels or StaticOptions.kernels,
+            batch_norm=batch_norm or StaticOptions.batch_norm,
             refinements=refinements,
         )
     )
@@ -223,7 +224,7 @@ def quantize_file(
     method = run.method if run else calibrator(DEFAULT_METHOD)
     noted = preprocessing if by_hand or model_preprocessing(model) is None else None
     convert = _Converter(
-        model, precision, reader, method, fallback, keep_io, static, noted, packing
+        model, precision, reader, method, fallback, keep_io is not False, static, noted, packing
     )
     with console.stages() as advance:
         done = convert(exclude, advance)
@@ -282,9 +283,15 @@ def _refinements(given: Refinements | None, precision: str) -> Refinements:
     return chosen
 
 
-def _check_kernels(kernels: Kernels, precision: str) -> None:
-    if kernels == "openvino" and precision != "int8":
-        raise InputError("--kernels openvino is for int8: leave it out")
+def _check_meant(precision: str, meant: str, flags: Mapping[str, object]) -> None:
+    """Refuse flags that mean something for the precision `meant` alone.
+
+    Raises:
+        InputError: one is given with another precision.
+    """
+    given = [flag for flag, value in flags.items() if value]
+    if given and precision in PRECISIONS and precision != meant:
+        raise InputError(f"{given[0]} is for {meant}: leave it out with {precision}")
 
 
 def _check_outputs(

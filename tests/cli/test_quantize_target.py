@@ -127,10 +127,22 @@ def test_the_kernels_that_shapes_were_made_for_are_recorded(
     assert settings(model)["kernels"] == recorded
 
 
-def test_openvino_s_kernels_are_for_int8(refuses: Command, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        (("--precision", "int16", "--kernels", "openvino"), "--kernels is for int8"),
+        (("--precision", "fp16", "--kernels", "fast"), "--kernels is for int8"),
+        (("--precision", "int16", "--batch-norm", "keep"), "--batch-norm is for int8"),
+        (("--precision", "int8", "--half-io"), "--half-io is for fp16"),
+        (("--precision", "fp16-storage", "--keep-io"), "--keep-io is for fp16"),
+    ],
+)
+def test_an_option_of_another_precision_is_refused(
+    refuses: Command, model: Path, tmp_path: Path, options: tuple[str, ...], meant: str
+) -> None:
     command = ("quantize", model, "-o", tmp_path / "o.onnx", "--calib", "digits")
-    outcome = refuses(*command, "--precision", "int16", "--kernels", "openvino")
-    assert "--kernels openvino is for int8" in outcome.err
+    outcome = refuses(*command, *options)
+    assert f"{meant}: leave it out with {options[1]}" in outcome.err
 
 
 def test_targets_of_other_precisions_and_unknown_ones_are_refused(
