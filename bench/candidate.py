@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgekit.bench.details import Details
 from edgekit.bench.engines import LoadedModel, find_engine
 from edgekit.bench.figures import Figures, read_figures
-from edgekit.bench.latency import check_batch_size, fill_batch
+from edgekit.bench.latency import check_batch_size, fill_batch, random_samples
 from edgekit.bench.provenance import provenance
 from edgekit.bench.settings import BenchSettings
 from edgekit.bench.shapes import Shape
@@ -60,7 +60,7 @@ class Candidate:
         shape = self.sample_shape(settings)
         if shape is None:
             return None
-        return np.random.default_rng(0).random((count, *shape), np.float32)
+        return random_samples(self.loaded.input, (count, *shape))
 
     def batch(
         self, split: Split | None, settings: BenchSettings, batch_size: int

@@ -94,7 +94,7 @@ def conditions(before: Snapshot, after: Snapshot, cores: int) -> Conditions:
         notes.append(
             f"the frequency governor is {', '.join(slow)}: under 'performance' times are steadier"
         )
-    if throttled or after.under_voltage_or_throttled:
+    if throttled or _pi_throttled(before, after):
         notes.append("the processor was throttled during the run: cool it, or mind its supply")
     if before.load_average is not None and before.load_average > BUSY_SHARE * cores:
         notes.append(
@@ -111,6 +111,15 @@ def conditions(before: Snapshot, after: Snapshot, cores: int) -> Conditions:
         steal_share=steal,
         notes=tuple(notes),
     )
+
+
+def _pi_throttled(before: Snapshot, after: Snapshot) -> bool:
+    """Whether a Raspberry Pi is slowed down now, or was since `before`.
+
+    Bits 0 to 3 of its flags are of now, bits 16 to 19 of any time since it started.
+    """
+    flags = after.under_voltage_or_throttled or 0
+    return bool(flags & 0xF or flags & ~(before.under_voltage_or_throttled or 0))
 
 
 def _turbo(cpus: Path) -> bool | None:

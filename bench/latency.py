@@ -208,6 +208,12 @@ def warm_up(run: Run, window: int) -> Warmup:
     return Warmup(window * WARMUP_WINDOWS, stable=False)
 
 
+def random_samples(spec: InputSpec, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Numbers from 0 to 1, or to 255 for a model that takes pixels; the same each time."""
+    samples = np.random.default_rng(0).random(shape, np.float32)
+    return samples * 255 if spec.dtype == np.uint8 else samples
+
+
 def fill_batch(
     spec: InputSpec, batch_size: int, samples: NDArray[np.generic] | None = None
 ) -> NDArray[np.generic]:
@@ -228,9 +234,7 @@ def fill_batch(
     """
     check_batch_size(spec, batch_size)
     if samples is None:
-        samples = np.random.default_rng(0).random((batch_size, *_closed_axes(spec)), np.float32)
-        if spec.dtype == np.uint8:
-            samples = samples * 255
+        samples = random_samples(spec, (batch_size, *_closed_axes(spec)))
     check_samples(spec, samples.shape)
     batch = np.resize(samples, (batch_size, *samples.shape[1:]))
     return np.ascontiguousarray(batch.astype(spec.dtype))

@@ -90,15 +90,16 @@ def bytes_text(size: int) -> str:
     """A size in bytes, kB or MB (powers of ten)."""
     if size < 1_000:
         return f"{size} B"
-    return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e3:.1f} kB" if size < 999_950 else f"{size / 1e6:.1f} MB"
 
 
 def count_text(number: int) -> str:
     """A count with three digits and k, M or G."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}" if number < 1e3 * factor else f"{number:,}"
-    return str(number)
+    for unit, factor in (("", 1), (" k", 1e3), (" M", 1e6), (" G", 1e9)):
+        digits = f"{number / factor:.3g}"
+        if float(digits) < 1_000:
+            return digits + unit
+    return f"{number:,}"
 
 
 def heading(report: BenchReport) -> str:
@@ -161,7 +162,9 @@ def _speed_text(entry: Entry, first: Entry) -> str:
 
 
 def _short(number: float | None) -> str:
-    return "" if number is None else f"{number:.3g}"
+    if number is None:
+        return ""
+    return f"{number:.3g}" if number < 999.5 else f"{number:.0f}"
 
 
 COLUMNS = (

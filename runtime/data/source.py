@@ -95,11 +95,13 @@ def decode_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Decode one image file to uint8 [height, width, channels].
 
     Raises:
-        DataError: the file is missing, no image, cut short, or unreasonably large.
+        DataError: the file is missing, no image, cut short, or unreasonably large, or its gray
+            values have no known range.
     """
     height, width, channels = shape
     try:
         with Image.open(path) as file:
+            _check_gray(path, file)
             upright = _eight_bits(ImageOps.exif_transpose(file))
             image = upright.convert("L" if channels == 1 else "RGB")
             if image.size != (width, height):
@@ -111,11 +113,19 @@ def decode_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         raise DataError(f"{path}: does not decode as an image; replace or remove it") from error
 
 
+def _check_gray(path: Path, file: Image.Image) -> None:
+    """Refuse gray values of 32 bits, but for a .pgm's, which Pillow scales to 16."""
+    if file.mode == "F" or (file.mode == "I" and file.format != "PPM"):
+        raise DataError(
+            f"{path}: has gray values of 32 bits, whose range is not known; save it with 8 or 16"
+        )
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """An image of 16-bit gray values scaled to 8 bits; Pillow would cut them off at 255."""
-    if not image.mode.startswith("I;16"):
+    if not image.mode.startswith("I"):
         return image
-    return Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,17 @@ def test_what_a_system_does_not_tell_is_none(tmp_path: Path) -> None:
 def test_a_raspberry_pi_s_flags_are_read(tmp_path: Path) -> None:
     flags = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
     flags.parent.mkdir(parents=True)
-    flags.write_text("50005\n")
-    (note,) = conditions(snapshot(tmp_path), snapshot(tmp_path), 4).notes
-    assert note.startswith("the processor was throttled")
+
+    def notes(before: str, after: str) -> tuple[str, ...]:
+        flags.write_text(f"{before}\n")
+        first = snapshot(tmp_path)
+        flags.write_text(f"{after}\n")
+        return conditions(first, snapshot(tmp_path), 4).notes
+
+    for before, after in (("50005", "50005"), ("0", "50000"), ("10000", "50000")):
+        (note,) = notes(before, after)
+        assert note.startswith("the processor was throttled")
+    assert notes("50000", "50000") == ()  # at some time before the run
 
 
 def test_this_machine_can_be_read() -> None:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.bench import latency
+from edgekit.bench.candidate import read_candidate
 from edgekit.bench.engine_onnxruntime import OnnxruntimeModel
 from edgekit.bench.latency import (
     Measured,
@@ -21,6 +22,9 @@ from edgekit.bench.latency import (
     summarize,
     warm_up,
 )
+from edgekit.bench.settings import BenchSettings
+from edgekit.export.graph import load_graph, model_preprocessing, save_graph
+from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import DataError, InputError
 from edgekit.runtime.session import InputSpec
 
@@ -145,6 +149,21 @@ def test_the_batch_has_the_type_that_the_model_takes(kind: type[np.generic]) -> 
     batch = fill_batch(InputSpec("x", ("n", 3), np.dtype(kind)), 5)
     assert (batch.dtype, batch.shape) == (kind, (5, 3))
     assert batch.astype(np.float64).std() > 0
+
+
+def test_a_model_of_pixels_is_timed_on_pixels(
+    classifier_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = load_graph(classifier_file())
+    preprocessing = model_preprocessing(model)
+    assert preprocessing is not None
+    save_graph(take_pixels(model, preprocessing), tmp_path / "pixels.onnx")
+    batch = read_candidate(tmp_path / "pixels.onnx", None, BenchSettings()).batch(
+        None, BenchSettings(), 4
+    )
+    assert batch.dtype == np.uint8
+    assert batch.max() > 200
+    assert np.ptp(batch, axis=0).max() > 50  # no sample is the others'
 
 
 def test_real_samples_fill_the_batch() -> None:

@@ -102,6 +102,9 @@ def test_models_of_one_name_show_their_folders(report: BenchReport) -> None:
 
 def test_sizes_and_counts_are_short() -> None:
     assert [bytes_text(n) for n in (999, 1_000, 2_345_678)] == ["999 B", "1.0 kB", "2.3 MB"]
+    assert [bytes_text(n) for n in (999_949, 999_950)] == ["999.9 kB", "1.0 MB"]
+    assert [count_text(n) for n in (999_499, 999_500, 999_999_999)] == ["999 k", "1 M", "1 G"]
+    assert count_text(12_345_678_901_234) == "12,345,678,901,234"
     assert [count_text(n) for n in (0, 999, 1_234, 9_876_543, 2_834_161_664)] == [
         "0",
         "999",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgekit.runtime.data import cifar10
 from edgekit.runtime.data.load import load_split
-from edgekit.runtime.data.source import ArrayImages, Split, batches
+from edgekit.runtime.data.source import ArrayImages, Split, batches, decode_image
 from edgekit.runtime.errors import DataError
 
 
@@ -77,6 +77,29 @@ def test_folder_images_are_resized_and_converted(image_folder: Path) -> None:
     gray = np.asarray(Image.new("RGB", (1, 1), (80, 100, 200)).convert("L"))[0, 0]
     assert everything(split).shape == (10, 8, 8, 1)
     assert (everything(split)[7] == gray).all()
+
+
+def test_gray_values_of_16_bits_are_scaled_whatever_the_file(image_folder: Path) -> None:
+    gray = np.array([[0, 255, 256], [1_800, 9_999, 65_535]], np.uint16)
+    for kind in ("png", "tif"):
+        Image.fromarray(gray).save(image_folder / f"gray.{kind}")
+    (image_folder / "gray.pgm").write_bytes(b"P5 3 2 65535\n" + gray.astype(">u2").tobytes())
+    (image_folder / "ten.pgm").write_bytes(b"P5 3 2 1023\n" + (gray // 64).astype(">u2").tobytes())
+    for name in ("gray.png", "gray.tif", "gray.pgm"):
+        decoded = decode_image(image_folder / name, (2, 3, 1))
+        np.testing.assert_array_equal(decoded[..., 0], gray >> 8)
+    ten = decode_image(image_folder / "ten.pgm", (2, 3, 1))[..., 0].astype(int)
+    assert np.abs(ten - gray / 257).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_gray_values_of_unknown_range_are_refused(
+    image_folder: Path, kind: type[np.generic]
+) -> None:
+    path = image_folder / "cat" / "0.tif"
+    Image.fromarray(np.eye(4, 6).astype(kind)).save(path)
+    with pytest.raises(DataError, match=r"0\.tif: has gray values of 32 bits.*8 or 16"):
+        decode_image(path, (4, 6, 1))
 
 
 def test_folder_with_parts(tmp_path: Path, image_folder: Path) -> None:
