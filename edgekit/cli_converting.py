@@ -162,8 +162,8 @@ def quantize(
     method: Annotated[
         str | None,
         typer.Option(
-            help="How ranges are found: minmax (default), moving-average, percentile, entropy "
-            "or mse.",
+            help="How ranges are found: minmax (default), moving-average, percentile, entropy, "
+            "mse, or auto: what brings the logits closest to the float model's.",
             show_default=False,
         ),
     ] = None,

@@ -25,7 +25,8 @@ from edgekit.export.half import (
     to_fp16,
     to_fp16_storage,
 )
-from edgekit.export.static import StaticOptions, to_static
+from edgekit.export.static import to_static
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.runtime.progress import StageProgress

@@ -27,7 +27,7 @@ from edgekit.export.keep_float import keep_float
 from edgekit.export.precisions import PRECISIONS, Job
 from edgekit.export.quantize_report import QuantizeReport, account
 from edgekit.export.split_activations import split_hard_swish
-from edgekit.export.static import DEFAULT_METHOD, StaticOptions
+from edgekit.export.static_options import DEFAULT_METHOD, StaticOptions
 from edgekit.export.thresholds import take_batch_norm_out
 from edgekit.export.to_qdq import WEIGHTED_OPS
 from edgekit.runtime.errors import InputError, ModelFileError

@@ -4,6 +4,7 @@
 |---|---|---|
 | equalize | channels of one tensor reach equally far | refinement.py |
 | calibrate | the range of each tensor, from real data | calibrators/ |
+| choose | where several methods are tried, the best | method_choice.py |
 | write | pairs of QuantizeLinear and DequantizeLinear | to_qdq.py |
 | refine | biases corrected, weights rounded by what layers give | refinement.py |
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 
@@ -25,6 +26,7 @@ from edgekit.export.gate_codes import put_gates_on_codes, reach_gates
 from edgekit.export.graph import digest, from_proto, to_proto
 from edgekit.export.image_channels import fit_image_channels
 from edgekit.export.kernel_shapes import fit_kernels
+from edgekit.export.method_choice import MethodChoice, choose_method
 from edgekit.export.openvino_form import (
     OPENVINO_OPS,
     leave_others_float,
@@ -34,7 +36,6 @@ from edgekit.export.openvino_form import (
 from edgekit.export.refinement import (
     Equalization,
     Refinement,
-    Refinements,
     Trial,
     Written,
     refine,
@@ -42,71 +43,12 @@ from edgekit.export.refinement import (
 )
 from edgekit.export.refinement_samples import Samples
 from edgekit.export.shared_scales import LARGEST_RATIO, keep_clips, share_scales
+from edgekit.export.static_options import DEFAULT_METHOD, StaticOptions
 from edgekit.export.threshold_codes import put_thresholds_on_codes
-from edgekit.export.to_qdq import QDQ_OPS, ActivationType, WeightType, raise_opset, to_qdq
+from edgekit.export.to_qdq import QDQ_OPS, raise_opset, to_qdq
 from edgekit.export.uint8_input import give_codes, pixel_ranges
 from edgekit.export.wider_channels import widen_channels
 from edgekit.runtime.progress import StageProgress, silent, stage_of
-
-Kernels = Literal["fast", "keep", "openvino"]
-BatchNorm = Literal["threshold", "keep"]
-
-DEFAULT_METHOD = "minmax"
-
-
-@dataclass(frozen=True)
-class StaticOptions:
-    """How a static conversion goes about it.
-
-    Attributes:
-        method: How ranges are found: a key of `CALIBRATORS`, or a calibrator at work.
-        activations: Type of the codes of activations.
-        weights: Type of the codes of weights.
-        reduce_range: Whether weights keep to 7 bits, which no 16-bit accumulator overflows on.
-        target: The processor that these were chosen for, for the record.
-        exclude: Names of nodes that stay float32.
-        wider: Names of nodes whose inputs and outputs get 16 bits, in a model of 8.
-        kernels: "fast" stores zeros where onnxruntime has a faster kernel for it; "keep" does not;
-            "openvino" quantizes what OpenVINO's kernels need quantized (openvino_form.py).
-        batch_norm: "threshold" takes it out of an int8 model (thresholds.py), "keep" does not; nor
-            does anything for OpenVINO's kernels.
-        refinements: What to try for accuracy's sake.
-    """
-
-    method: str | Calibrator = DEFAULT_METHOD
-    activations: ActivationType = "QUInt8"
-    weights: WeightType = "QInt8"
-    reduce_range: bool = False
-    target: str | None = None
-    exclude: Collection[str] = ()
-    wider: Collection[str] = ()
-    kernels: Kernels = "fast"
-    batch_norm: BatchNorm = "threshold"
-    refinements: Refinements = field(default_factory=Refinements)
-
-    @property
-    def takes_batch_norm_out(self) -> bool:
-        """Whether batch norm becomes thresholds on codes."""
-        return self.batch_norm == "threshold" and self.kernels != "openvino"
-
-    @property
-    def has_8_bits(self) -> bool:
-        """Whether the codes of activations have 8 bits."""
-        return self.activations in ("QUInt8", "QInt8")
-
-    @property
-    def used_kernels(self) -> Kernels:
-        """Which kernels shapes are made for: onnxruntime has its fast ones for 8 bits alone."""
-        return self.kernels if self.has_8_bits or self.kernels != "fast" else "keep"
-
-    @property
-    def code_settings(self) -> dict[str, Any]:
-        """What the codes are like, as it is recorded."""
-        return {
-            "target": self.target,
-            "activations": self.activations,
-            "weight_bits": 7 if self.reduce_range else 8,
-        }
 
 
 @dataclass(frozen=True)
@@ -139,8 +81,8 @@ def to_static(
         model: A float32 model, its nodes named; it is not changed.
         reader: Calibration data.
         options: What each stage is told.
-        progress: Told how far it is; stages are "trying equalization", "calibrating", "correcting
-            biases" and "rounding adaptively".
+        progress: Told how far it is; stages are "trying equalization", "calibrating", "choosing a
+            method", "correcting biases" and "rounding adaptively".
 
     Raises:
         DataError: the calibration data is unusable, or does not fit the model.
@@ -153,14 +95,19 @@ def to_static(
     job = _Job(model, reader, options, method, levels, progress)
     model, tried = job.equalized()
     # Found once, whatever is excluded.
-    ranges = method.ranges(model, reader, QDQ_OPS, stage_of(progress, "calibrating"))
-    written = _write(model, ranges, options)
+    candidates = method.candidates(model, reader, QDQ_OPS, stage_of(progress, "calibrating"))
+    chosen = job.chosen(model, candidates)
+    written = _write(model, candidates[chosen.method], options)
     quantized, more = job.refined(written)
     _finish(quantized, options)
-    settings = {**reader.settings, "method": method.name, **method.settings}
+    settings = {
+        **reader.settings,
+        "method": chosen.method,
+        **method.settings_of(chosen.method),
+    }
     settings["kernels"] = options.used_kernels
     settings |= options.refinements.settings
-    if trials := (*tried, *more):
+    if trials := (*tried, *chosen.trials, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
     return Static(quantized, model, settings, _notes(written.apart))
 
@@ -194,6 +141,23 @@ class _Job:
             lambda finding: Equalization.of(finding).applied(self.model),
         )
 
+    def chosen(self, model: ir.Model, candidates: Mapping[str, Ranges]) -> MethodChoice:
+        """Which method's ranges to use, whatever is excluded."""
+        if len(candidates) == 1:
+            return MethodChoice(next(iter(candidates)))
+        plain = replace(self.options, exclude=(), wider=())
+        return self.method.cache.recall(
+            digest(model, "method", *self._codes()),
+            lambda: choose_method(
+                model,
+                candidates,
+                lambda ranges: _write(model, ranges, plain).quantized,
+                self.samples.judges,
+                stage_of(self.progress, "choosing a method"),
+            ).to_finding(),
+            lambda finding: MethodChoice.of(finding, tuple(candidates)),
+        )
+
     def refined(self, written: Written) -> tuple[ir.Model, tuple[Trial, ...]]:
         """The quantized model to go on with, and what was tried."""
         tried = self.options.refinements
@@ -216,9 +180,12 @@ class _Job:
         return _write(form, ranges, plain)
 
     def _trial_settings(self) -> tuple[str, ...]:
-        options, tried = self.options, self.options.refinements
-        codes = (options.activations, options.weights, options.reduce_range, options.used_kernels)
-        return tuple(map(str, ("equalize", tried.equalize, tried.bias_correction, *codes)))
+        tried = self.options.refinements
+        return ("equalize", tried.equalize, tried.bias_correction, *self._codes())
+
+    def _codes(self) -> tuple[str, ...]:
+        o = self.options
+        return tuple(map(str, (o.activations, o.weights, o.reduce_range, o.used_kernels)))
 
 
 @dataclass(frozen=True)

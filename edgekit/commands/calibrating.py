@@ -21,7 +21,7 @@ from edgekit.export.calibrators import Calibrator, calibrator
 from edgekit.export.calibrators.cache import CalibrationFile
 from edgekit.export.graph import digest
 from edgekit.export.precisions import PRECISIONS
-from edgekit.export.static import DEFAULT_METHOD
+from edgekit.export.static_options import DEFAULT_METHOD
 from edgekit.runtime.data.digests import DigestedImages
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import DataError, InputError

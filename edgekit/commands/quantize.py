@@ -32,7 +32,7 @@ from edgekit.export.precisions import PRECISIONS
 from edgekit.export.quantize_report import QuantizeReport
 from edgekit.export.refinement import Refinements
 from edgekit.export.sensitivity import Layer, layers
-from edgekit.export.static import DEFAULT_METHOD, BatchNorm, Kernels, StaticOptions
+from edgekit.export.static_options import DEFAULT_METHOD, BatchNorm, Kernels, StaticOptions
 from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import AccuracyError, InputError
 from edgekit.runtime.files import check_output
@@ -84,7 +84,7 @@ class QuantizeResult:
         after = f" after {kept.seconds:.0f} s" if kept.timed_out else ""
         raise AccuracyError(
             f"top-1 dropped {self.drop}, more than --max-drop {kept.limit:g}{after}: the best "
-            f"file found is {self.output}; try another --method, or more --samples"
+            f"file found is {self.output}; try --method auto, or more --samples"
         )
 
 
@@ -330,6 +330,6 @@ def _layers(
     if len(parts) < 2:
         raise AccuracyError(
             f"{output}: not written: top-1 dropped {drop}, more than --max-drop "
-            f"{limit.points:g}; try another --method, more --samples, or another --precision"
+            f"{limit.points:g}; try --method auto, more --samples, or another --precision"
         )
     return parts

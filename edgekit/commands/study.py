@@ -26,7 +26,7 @@ from edgekit.export.graph import load_graph, save_graph, session_source
 from edgekit.export.optimize import optimize
 from edgekit.export.precisions import PRECISIONS
 from edgekit.export.quantize import quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.runtime.accuracy import evaluate
 from edgekit.runtime.errors import MissingExtraError, OutputError, RecipeError
 from edgekit.runtime.files import write_text

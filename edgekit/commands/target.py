@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgekit.bench.doctor import machine_target
 from edgekit.bench.machine import describe_machine
 from edgekit.bench.saturation import audit
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.targets import AUTO, find_target
 from edgekit.runtime.errors import InputError
 

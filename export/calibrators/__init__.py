@@ -4,6 +4,6 @@ A new method is a file with one class of the `RangeMethod` protocol and a line i
 """
 
 from edgekit.export.calibrators.methods import Ranges
-from edgekit.export.calibrators.table import CALIBRATORS, Calibrator, calibrator
+from edgekit.export.calibrators.table import AUTO, CALIBRATORS, Calibrator, calibrator
 
-__all__ = ["CALIBRATORS", "Calibrator", "Ranges", "calibrator"]
+__all__ = ["AUTO", "CALIBRATORS", "Calibrator", "Ranges", "calibrator"]

@@ -12,7 +12,7 @@ import pytest
 from edgekit.bench.count import Counts, count
 from edgekit.export.graph import load_graph
 from edgekit.export.quantize import quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 
 # precision -> (weight bits stored, weight bits multiplied, activation bits multiplied) of the Conv
 WIDTHS = {

@@ -32,6 +32,7 @@ def uneven_channels(model: Path) -> None:
 STEPS = (
     "edgekit.export.calibrators.table.observe",
     "edgekit.export.static.try_equalization",
+    "edgekit.export.static.choose_method",
     "edgekit.export.static.refine",
     "edgekit.commands.calibrating.agreement",
 )
@@ -69,11 +70,12 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("method", ["percentile", "auto"])
 def test_a_cache_makes_the_same_model_without_a_run_on_calibration_data(
-    quantize: Quantize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quantize: Quantize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     cache = tmp_path / "ranges.json"
-    arguments = ("--calib", "digits", "--method", "percentile", "--calib-cache", cache)
+    arguments = ("--calib", "digits", "--method", method, "--calib-cache", cache)
     first = quantize(*arguments)
     assert first["calibration_cache"] == {"path": str(cache), "reused": False}
     content = json.loads(cache.read_text())

@@ -13,7 +13,7 @@ from edgekit.export import static
 from edgekit.export.executed import executed
 from edgekit.export.gate_codes import put_gates_on_codes, reach_gates
 from edgekit.export.quantize import quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import run_outputs
 
 TextGraph = Callable[..., ir.Model]

@@ -14,7 +14,7 @@ from edgekit.export.executed import executed
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.image_channels import fit_image_channels
 from edgekit.export.quantize import quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import run_outputs
 
 TextGraph = Callable[..., ir.Model]

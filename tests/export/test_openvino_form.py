@@ -12,7 +12,7 @@ from edgekit.bench.engines import find_engine
 from edgekit.export.graph import save_graph
 from edgekit.export.openvino_form import unweighted_concats
 from edgekit.export.quantize import quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import run_outputs
 
 NETWORK = """g (float[N, 3, 16, 16] x) => (float[N, 5] y) {

@@ -20,7 +20,7 @@ from edgekit.export.optimize import optimize
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.export.precisions import PRECISIONS
 from edgekit.export.quantize import QuantizeResult, quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.errors import DataError, InputError, ModelFileError

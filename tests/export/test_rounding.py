@@ -18,7 +18,7 @@ from edgekit.export.quantize import quantize
 from edgekit.export.refinement import Refinements
 from edgekit.export.refinement_samples import Samples
 from edgekit.export.rounding import choose_codes, round_adaptively
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import run_outputs
 
 RNG = np.random.default_rng(3)

@@ -14,7 +14,7 @@ from edgekit.export.kernel_shapes import fit_kernels
 from edgekit.export.quantize import quantize
 from edgekit.export.refinement import Refinements
 from edgekit.export.shared_scales import share_scales
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import largest_difference, run_outputs
 from edgekit.export.wider_channels import widen_channels
 

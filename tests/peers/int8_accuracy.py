@@ -21,7 +21,7 @@ from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import load_graph, session_source
 from edgekit.export.quantize import quantize
 from edgekit.export.refinement import Refinements
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.runtime.accuracy import evaluate_with
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.preprocessing import Preprocessing

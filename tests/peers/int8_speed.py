@@ -34,7 +34,7 @@ from edgekit.bench.latency import measure, summarize
 from edgekit.export.graph import from_proto, save_graph, to_proto
 from edgekit.export.optimize import optimize
 from edgekit.export.quantize import quantize
-from edgekit.export.static import StaticOptions
+from edgekit.export.static_options import StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import open_session

@@ -36,7 +36,7 @@ from edgekit.export.graph import from_proto, load_graph, to_proto
 from edgekit.export.optimize import optimize
 from edgekit.export.pack import pack
 from edgekit.export.quantize import quantize
-from edgekit.export.static import Kernels, StaticOptions
+from edgekit.export.static_options import Kernels, StaticOptions
 from edgekit.export.to_onnx import to_onnx
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.models.table import build_model

@@ -43,7 +43,7 @@ from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import load_graph, model_preprocessing, save_graph
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.export.quiet import quiet
-from edgekit.export.static import Kernels
+from edgekit.export.static_options import Kernels
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.files import write_text
