@@ -109,6 +109,12 @@ def _take(values: NDArray[np.float32], layout: Layout, axis: int) -> NDArray[np.
     return np.where(layout.reshape(shape) < 0, np.float32(0), kept)
 
 
+def _is_seen_elsewhere(node: ir.Node) -> bool:
+    """Whether what a node gives leaves the graph, or is read in the body of an If or a Loop."""
+    given = node.outputs[0]
+    return given.is_graph_output() or any(one.graph is not node.graph for one in given.consumers())
+
+
 class _Plan:
     """The layout of each tensor that the chosen convolutions would widen, and what must follow."""
 
@@ -124,7 +130,7 @@ class _Plan:
         reading = [value for value in node.inputs if value in self._layouts]
         if reading:
             layout = None if node.name in self._exclude else self._beyond(node)
-            if layout is None or any(value.is_graph_output() for value in reading if value):
+            if layout is None:
                 self.refused |= self._sources(reading)
                 return
             if len(layout):
@@ -132,6 +138,8 @@ class _Plan:
                 self._origins[node.outputs[0]] = frozenset(self._sources(reading))
         if node in self._chosen:
             self._widen(node)
+        if node.outputs[0] in self._layouts and _is_seen_elsewhere(node):
+            self.refused |= self._sources(node.outputs[:1])
 
     def write(self, model: ir.Model) -> None:
         """Store the new weights and limits."""
@@ -164,7 +172,7 @@ class _Plan:
             return None
         layout = self._layouts[source]
         if is_op(node, *_PASSING_OPS):
-            return layout
+            return layout if len(node.outputs) == 1 else None
         if is_threshold(node):
             return layout if self._edit_limit(node, layout) else None
         if is_op(node, "Conv"):

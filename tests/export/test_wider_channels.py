@@ -6,12 +6,26 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 import pytest
 
 from edgekit.export.verify import run_outputs
 from edgekit.export.wider_channels import widen_channels
 
 TextGraph = Callable[..., ir.Model]
+
+WITHIN = """g (float[N, 3, 8, 8] x) => (float[N, 1, 8, 8] y) {
+    a = Conv<pads = [1, 1, 1, 1]>(x, w)
+    y = Conv(a, v)
+}"""
+SUMS = np.ones((1, 12, 1, 1), np.float32)
+POOLED = "m, i = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a)"
+BRANCHES = """s = ReduceSum<keepdims = 0>(x)
+    positive = Greater(s, zero)
+    y = If(positive) <
+        then_branch = t () => (float[N, 12, 8, 8] t1) { t1 = Neg(a) },
+        else_branch = e () => (float[N, 12, 8, 8] e1) { e1 = Abs(a) }
+    >"""
 
 NETWORK = """g (float[N, 12, 8, 8] x) => (float[N, 6, 8, 8] y) {
     a = Conv(x, w, b)
@@ -84,3 +98,32 @@ def test_what_stays_float_stays_as_it_is(text_graph: TextGraph, name: str) -> No
     model = network(text_graph, 20)
     assert widen_channels(model, {name}) == 0
     assert widths(model) == {"a": 20, "d": 20, "y": 6}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "nodes"),
+    [
+        ("float[N, 12, 8, 8] a", ""),
+        ("float[N, 12, 8, 8] r", "r = Relu(a)"),
+        ("float[N, 15, 8, 8] t", "r = Relu(a) t = Concat<axis = 1>(x, r)"),
+        ("float[N, 12, 4, 4] m, int64[N, 12, 4, 4] i", POOLED),
+        ("float[N, 12, 8, 8] y", BRANCHES),
+    ],
+)
+def test_what_leaves_the_graph_keeps_its_channels(
+    text_graph: TextGraph, outputs: str, nodes: str
+) -> None:
+    text = (
+        f"g (float[N, 3, 8, 8] x) => ({outputs}) {{ a = Conv<pads = [1, 1, 1, 1]>(x, w) {nodes} }}"
+    )
+    rng = np.random.default_rng(0)
+    model = text_graph(
+        text, w=rng.normal(size=(12, 3, 3, 3)).astype(np.float32), zero=np.float32(0)
+    )
+    for node in model.graph:
+        node.name = str(node.outputs[0].name)
+    common.ShapeInferencePass()(model)
+    alone = text_graph(WITHIN, w=rng.normal(size=(12, 3, 3, 3)).astype(np.float32), v=SUMS)
+    common.ShapeInferencePass()(alone)
+    assert widen_channels(model) == 0
+    assert widen_channels(alone) == 1  # where nothing else looks
