@@ -21,7 +21,7 @@ from edgekit.export.calibration import Feed
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.export.layerwise import Layer, walk_layers
 from edgekit.export.passes.base import is_op
-from edgekit.export.passes.values import fresh_name, names
+from edgekit.export.passes.values import fresh_name, names, store
 from edgekit.runtime.progress import Progress
 from edgekit.runtime.session import open_session
 
@@ -115,6 +115,8 @@ def mean_outputs(model: ir.Model, feeds: Iterable[Feed]) -> dict[str, Array]:
     """The mean [channels] of what each layer of a float model gives, by the layer's name."""
     probe = from_proto(to_proto(model))
     layers = {str(node.name): node.outputs[0] for node in probe.graph if is_op(node, *_BIASED_OPS)}
+    if not layers:
+        return {}
     probe.graph.outputs.extend(v for v in layers.values() if not v.is_graph_output())
     wanted = [str(value.name) for value in layers.values()]
     with session_source(probe) as source:
@@ -185,7 +187,7 @@ def _add_bias(model: ir.Model, node: ir.Node, taken: set[str]) -> None:
         return
     scale = (data.reshape(()) * weight).astype(np.float32)
     stored = [
-        _initializer(model, fresh_name(taken, f"{node.name}.bias_{what}"), array)
+        store(model, array, f"{node.name}.bias_{what}", taken=taken)
         for what, array in (
             ("quantized", np.zeros(len(scale), np.int32)),
             ("quantized_scale", scale),
@@ -205,15 +207,6 @@ def _add_bias(model: ir.Model, node: ir.Node, taken: set[str]) -> None:
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, decode.outputs[0])
-
-
-def _initializer(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    model.graph.register_initializer(value)
-    return value
 
 
 def _parts(feeds: Iterable[Feed], fixed: object) -> Iterator[Feed]:

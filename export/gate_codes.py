@@ -19,6 +19,7 @@ import onnx_ir.passes.common as common
 
 from edgekit.export.calibrators import Ranges
 from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import store
 from edgekit.export.threshold_codes import Grid
 
 # How many times wider a range may get: wider, it would lose over half of a bit.
@@ -122,17 +123,11 @@ def _clip(
     grid, gate = Grid.of(dequantize), node.outputs[0]
     assert grid is not None
     kind = grid.dtype.numpy()
-    low = _store(model, f"{node.name}/closed", kind.type(closed))
-    high = _store(model, f"{node.name}/opened", kind.type(min(opened, np.iinfo(kind).max)))
-    step = _store(model, f"{node.name}/step", np.float32(1 / (opened - closed)))
+    low = store(model, kind.type(closed), f"{node.name}/closed")
+    high = store(model, kind.type(min(opened, np.iinfo(kind).max)), f"{node.name}/opened")
+    step = store(model, np.float32(1 / (opened - closed)), f"{node.name}/step")
     clip = ir.node("Clip", [dequantize.inputs[0], low, high], name=node.name)
     codes = clip.outputs[0]
     codes.name, codes.dtype, codes.shape = f"{gate.name}/codes", grid.dtype, gate.shape
     model.graph.insert_after(node, clip)
     return codes, step, low
-
-
-def _store(model: ir.Model, name: str, value: np.generic) -> ir.Value:
-    stored = ir.Value(name=name, const_value=ir.tensor(np.asarray(value), name=name))
-    model.graph.register_initializer(stored)
-    return stored

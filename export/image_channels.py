@@ -25,6 +25,7 @@ import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
 from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import store
 from edgekit.export.threshold_codes import Grid
 from edgekit.export.wider_channels import DIRECT_OUTPUTS
 
@@ -182,9 +183,7 @@ def _pad(model: ir.Model, stem: _Stem) -> ir.Value:
     _, channels, *window = stem.values.shape
     amounts = np.zeros(2 * (2 + len(window)), np.int64)
     amounts[len(amounts) // 2 + 1] = DIRECT_INPUTS - channels
-    name = f"{stem.conv.name}_channels_pads"
-    stored = ir.Value(name=name, const_value=ir.tensor(amounts, name=name))
-    model.graph.register_initializer(stored)
+    stored = store(model, amounts, f"{stem.conv.name}_channels_pads")
     return _insert(model, stem, ir.node("Pad", [_codes(stem.image), stored]))
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import drop_unread, store, write_constant
 
 # Groups as wide as this keep their kernel busy on their own.
 _WIDE_GROUP = 32
@@ -44,10 +45,11 @@ def fit_kernels(model: ir.Model, exclude: Collection[str] = ()) -> Counter[str]:
     """
     done: Counter[str] = Counter()
     joined: dict[tuple[ir.Value | None, ...], ir.Value] = {}
+    dense: dict[tuple[ir.Value, int], ir.Value | None] = {}
     for node in list(model.graph):
         if node.name in exclude:
             continue
-        if is_op(node, "Conv") and _join_groups(model, node):
+        if is_op(node, "Conv") and _join_groups(model, node, dense):
             done["Conv"] += 1
         elif is_op(node, "AveragePool") and _pool_by_weights(model, node):
             done["AveragePool"] += 1
@@ -72,7 +74,10 @@ def _nest(node: ir.Node, joined: dict[tuple[ir.Value | None, ...], ir.Value]) ->
     return False
 
 
-def _join_groups(model: ir.Model, node: ir.Node) -> bool:
+def _join_groups(
+    model: ir.Model, node: ir.Node, dense: dict[tuple[ir.Value, int], ir.Value | None]
+) -> bool:
+    """Make one group of several; `dense` holds the weights that were made so far."""
     groups = node.attributes.get_int("group", 1)
     weight = node.inputs[1]
     if weight is None or weight.const_value is None or not 1 < groups <= _MOST_GROUPS:
@@ -81,19 +86,16 @@ def _join_groups(model: ir.Model, node: ir.Node) -> bool:
     filters, channels = values.shape[:2]
     if channels >= _WIDE_GROUP and filters // groups >= _WIDE_GROUP:
         return False
-    dense = np.zeros((filters, groups, channels, *values.shape[2:]), values.dtype)
-    for group, rows in enumerate(np.split(np.arange(filters), groups)):
-        dense[rows, group] = values[rows]
-    joined = dense.reshape(filters, groups * channels, *values.shape[2:])
-    shared = len(weight.consumers()) > 1 or weight.is_graph_input()
-    name = f"{weight.name}_joined" if shared else str(weight.name)
-    if shared:
-        value = ir.Value(name=name, const_value=ir.tensor(joined, name=name))
-        model.graph.register_initializer(value)
-        node.replace_input_with(1, value)
+    if (weight, groups) not in dense:
+        parts = np.zeros((filters, groups, channels, *values.shape[2:]), values.dtype)
+        for group, rows in enumerate(np.split(np.arange(filters), groups)):
+            parts[rows, group] = values[rows]
+        joined = parts.reshape(filters, groups * channels, *values.shape[2:])
+        write_constant(model, node, 1, joined, f"{weight.name}_joined")
+        dense[weight, groups] = node.inputs[1]
     else:
-        weight.const_value = ir.tensor(joined, name=name)
-        weight.shape = ir.Shape(joined.shape)
+        node.replace_input_with(1, dense[weight, groups])
+        drop_unread([weight])
     node.attributes["group"] = ir.AttrInt64("group", 1)
     return True
 
@@ -117,10 +119,8 @@ def _pool_by_weights(model: ir.Model, node: ir.Node) -> bool:
         or int(np.prod(kernel)) > 16
     ):
         return False
-    name = f"{node.name}.weight"
     weights = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
-    value = ir.Value(name=name, const_value=ir.tensor(weights, name=name))
-    model.graph.register_initializer(value)
+    value = store(model, weights, f"{node.name}.weight")
     strides = attributes.get_ints("strides", [1] * len(kernel))
     conv = ir.node(
         "Conv",

@@ -19,6 +19,7 @@ from edgekit.export.calibration import CalibrationReader, Feed
 from edgekit.export.calibration_spool import FeedReader
 from edgekit.export.calibrators import Calibrator
 from edgekit.export.executed import executed
+from edgekit.export.gemm_factors import fold_gemm_factors
 from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
 from edgekit.export.half import (
     to_fp16_storage,
@@ -112,6 +113,8 @@ def quantize(
     if precision == "int8" and options.takes_batch_norm_out:
         given, note = take_batch_norm_out(model, pattern)
     work = _prepare(given)
+    if entry.op_types:
+        fold_gemm_factors(work)
     if precision == "int8" and options.kernels != "openvino":  # which has a kernel for HardSwish
         split_hard_swish(work)
     chosen = frozenset[str]() if pattern is None else _excluded(work, pattern)

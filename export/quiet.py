@@ -8,6 +8,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+from edgekit.runtime.errors import ModelFileError
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -28,3 +30,20 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(previous)
         root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def quiet_quantizer() -> Iterator[None]:
+    """`quiet`, while onnxruntime's quantizer runs.
+
+    Raises:
+        ModelFileError: it fails, on whatever it meets in a graph.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        raise ModelFileError(
+            f"onnxruntime cannot quantize the model ({' '.join(str(error).split())}): leave the "
+            "node out with --exclude"
+        ) from error

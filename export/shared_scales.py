@@ -21,6 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.export.calibrators import Ranges
+from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import store
 
 LARGEST_RATIO = 4.0
 
@@ -96,50 +98,57 @@ def share_scales(
     return SharedScales(shared, members, apart)
 
 
-def keep_clips(model: ir.Model, before: Ranges, shared: Ranges) -> Ranges:
-    """Turn activations that a wider range no longer clips into thresholds, in place.
+def keep_clips(model: ir.Model, ranges: Ranges, exclude: Collection[str] = ()) -> Ranges:
+    """Turn activations that their range does not clip into thresholds, in place.
 
-    A quantizer stands in for Relu and Clip where its range ends where they do. Where a shared range
-    goes beyond, Max or Min with one number takes their place, and what they read has it too.
+    A quantizer stands in for Relu and Clip where its range ends where they do, or before. Where it
+    goes beyond, since others share it or since it must hold zero, Max or Min with one number takes
+    their place, and what they read has that range too.
 
     Args:
         model: A float32 model.
-        before: The ranges before they were shared.
-        shared: The ranges after it.
+        ranges: Lowest and highest value of its tensors, as they are shared.
+        exclude: Names of nodes that stay float.
 
     Returns:
         The ranges of the new model.
     """
-    ranges = dict(shared)
+    ranges = dict(ranges)
     for node in list(model.graph):
-        source, output = (node.inputs[0] if node.inputs else None), node.outputs[0]
-        name = str(output.name)
-        if node.op_type not in ("Relu", "Clip") or source is None or name not in ranges:
+        source, name = (node.inputs[0] if node.inputs else None), str(node.outputs[0].name)
+        limits = None if node.name in exclude else stored_limits(node)
+        if limits is None or source is None or name not in ranges:
             continue
-        (low, high), (own_low, own_high) = ranges[name], before[name]
-        limits = {
-            kind: limit
-            for kind, limit, passed in (
-                ("Max", own_low, low < min(own_low, 0.0)),
-                ("Min", own_high, node.op_type == "Clip" and high > max(own_high, 0.0)),
-            )
-            if passed
-        }
-        if not limits or source.is_graph_input() or len(source.consumers()) != 1:
+        low, high = ranges[name]
+        clips = all(low >= x if kind == "Max" else high <= x for kind, x in limits.items())
+        if clips or source.is_graph_input() or len(source.consumers()) != 1:
             continue
         ranges[str(source.name)] = ranges[name]
         _replace(model, node, limits)
     return ranges
 
 
+def stored_limits(node: ir.Node) -> dict[str, float] | None:
+    """The limits of a Relu or Clip as those of Max and Min; None where they are not stored."""
+    if is_op(node, "Relu"):
+        return {"Max": 0.0}
+    if not is_op(node, "Clip"):
+        return None
+    limits: dict[str, float] = {}
+    for kind, value in zip(THRESHOLD_OPS, node.inputs[1:], strict=False):
+        if value is None:
+            continue
+        if value.const_value is None or value.is_graph_input():
+            return None
+        limits[kind] = float(value.const_value.numpy().item())
+    return limits
+
+
 def _replace(model: ir.Model, node: ir.Node, limits: dict[str, float]) -> None:
     value = node.inputs[0]
     for index, (kind, limit) in enumerate(limits.items()):
         name = f"{node.name}_{kind.lower()}"
-        stored = ir.Value(
-            name=f"{name}_limit", const_value=ir.tensor(np.float32(limit), name=f"{name}_limit")
-        )
-        model.graph.register_initializer(stored)
+        stored = store(model, np.float32(limit), f"{name}_limit")
         last = index == len(limits) - 1
         made = ir.node(kind, [value, stored], name=str(node.name) if last else name)
         model.graph.insert_before(node, made)

@@ -235,7 +235,7 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
 def _for_onnxruntime(model: ir.Model, ranges: Ranges, options: StaticOptions) -> _Codes:
     reached = reach_gates(model, ranges) if options.has_8_bits else ranges
     shared = share_scales(model, reached, options.exclude)
-    return _Codes(keep_clips(model, ranges, shared.ranges), shared.apart, QDQ_OPS)
+    return _Codes(keep_clips(model, shared.ranges, options.exclude), shared.apart, QDQ_OPS)
 
 
 def _for_openvino(model: ir.Model, ranges: Ranges, options: StaticOptions) -> _Codes:

@@ -18,6 +18,7 @@ that is installed; without them the float form stays.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
+from edgekit.export.passes.values import names, store
 from edgekit.export.shared_scales import is_threshold
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
@@ -52,11 +54,11 @@ def put_thresholds_on_codes(model: ir.Model) -> int:
     """Rewrite a QDQ model in place; returns how many thresholds now compare codes."""
     if not runs_thresholds_on_codes():
         return 0
-    done = 0
+    done, constants = 0, _Constants(model)
     for node in list(model.graph):
         source = node.inputs[0].producer() if node.inputs and node.inputs[0] else None
         if is_threshold(node) and source is not None and source.op_type == "DequantizeLinear":
-            done += _rewrite(model, source, _chain(node))
+            done += _rewrite(constants, source, _chain(node))
     common.RemoveUnusedNodesPass()(model)
     return done
 
@@ -72,7 +74,25 @@ def _chain(node: ir.Node) -> list[ir.Node]:
     return chain
 
 
-def _rewrite(model: ir.Model, dequantize: ir.Node, chain: list[ir.Node]) -> int:
+class _Constants:
+    """What is stored on the way; the size of a map once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self._taken = names(model)
+        self._sizes: dict[tuple[int, ...], ir.Value] = {}
+
+    def add(self, array: NDArray[Any], stem: str) -> ir.Value:
+        return store(self.model, array, stem, taken=self._taken)
+
+    def size(self, sides: tuple[int, ...]) -> ir.Value:
+        if sides not in self._sizes:
+            stem = f"shape_{'x'.join(map(str, sides))}"
+            self._sizes[sides] = self.add(np.asarray(sides, np.int64), stem)
+        return self._sizes[sides]
+
+
+def _rewrite(constants: _Constants, dequantize: ir.Node, chain: list[ir.Node]) -> int:
     result = chain[-1].outputs[0]
     quantizers = result.consumers()
     grid = Grid.of(dequantize)
@@ -83,47 +103,43 @@ def _rewrite(model: ir.Model, dequantize: ir.Node, chain: list[ir.Node]) -> int:
         or any(q.op_type != "QuantizeLinear" or Grid.of(q) != grid for q in quantizers)
     ):
         return 0
+    graph = constants.model.graph
     value = dequantize.inputs[0]
     for node in chain:
         limit = node.inputs[1]
         assert limit is not None
         assert limit.const_value is not None
-        name = f"{node.outputs[0].name}_limit"
         codes = grid.quantize(limit.const_value.numpy())
-        stored = ir.Value(name=name, const_value=ir.tensor(codes, name=name))
-        model.graph.register_initializer(stored)
-        spread = _spread(model, stored, result, chain[-1])
+        if grid.ends_at(codes, node.op_type):
+            continue
+        stored = constants.add(codes, f"{node.outputs[0].name}_limit")
+        spread = _spread(constants, stored, result, chain[-1])
         compare = ir.node(node.op_type, [value, spread], name=node.name)
-        model.graph.insert_after(chain[-1], compare)
+        graph.insert_after(chain[-1], compare)
         value = compare.outputs[0]
         value.name = f"{node.outputs[0].name}_codes"
         value.type, value.shape = ir.TensorType(grid.dtype), result.shape
     assert value is not None
     for quantizer in quantizers:
         ir.convenience.replace_all_uses_with(quantizer.outputs[0], value)
-    model.graph.remove([*quantizers, *reversed(chain)], safe=True)
+    graph.remove([*quantizers, *reversed(chain)], safe=True)
     return len(chain)
 
 
-def _spread(model: ir.Model, limit: ir.Value, like: ir.Value, before: ir.Node) -> ir.Value:
+def _spread(constants: _Constants, limit: ir.Value, like: ir.Value, before: ir.Node) -> ir.Value:
     """The limit at every position of a map of known size; as it is for any other."""
     sides = tuple(like.shape or ())[1:]
-    known = [side for side in sides if isinstance(side, int)]
+    known = tuple(side for side in sides if isinstance(side, int))
     if len(known) < 2 or len(known) < len(sides):
         return limit
     assert limit.const_value is not None
     if limit.const_value.size == int(np.prod(known)):
         return limit
-    shape = "x".join(map(str, known))
-    stored = model.graph.initializers.get(f"shape_{shape}")
-    if stored is None:
-        tensor = ir.tensor(np.asarray(known, np.int64), name=f"shape_{shape}")
-        stored = ir.Value(name=tensor.name, const_value=tensor)
-        model.graph.register_initializer(stored)
-    expand = ir.node("Expand", [limit, stored], name=f"{limit.name}_spread")
-    model.graph.insert_before(before, expand)
+    expand = ir.node("Expand", [limit, constants.size(known)], name=f"{limit.name}_spread")
+    constants.model.graph.insert_before(before, expand)
     spread = expand.outputs[0]
-    spread.name, spread.shape = f"{limit.name}_map", ir.Shape(known)
+    leading = limit.const_value.shape.numpy()[: -len(known)]
+    spread.name, spread.shape = f"{limit.name}_map", ir.Shape((*leading, *known))
     spread.type = ir.TensorType(limit.const_value.dtype)
     return spread
 
@@ -159,3 +175,8 @@ class Grid:
         codes = np.rint(values / np.float32(self.scale)) + self.zero_point
         clipped: NDArray[np.integer] = np.clip(codes, limits.min, limits.max).astype(kind)
         return clipped
+
+    def ends_at(self, codes: NDArray[np.integer], op_type: str) -> bool:
+        """Whether Max or Min with these codes changes none."""
+        limits = np.iinfo(self.dtype.numpy())
+        return bool((codes == (limits.min if op_type == "Max" else limits.max)).all())

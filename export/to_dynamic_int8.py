@@ -19,7 +19,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgekit.export.graph import from_proto, to_proto
-from edgekit.export.quiet import quiet
+from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import stored
+from edgekit.export.quiet import quiet_quantizer
 from edgekit.runtime.model_file import read_model
 
 DYNAMIC_OPS = ("Conv", "MatMul", "Gemm")
@@ -37,12 +39,16 @@ def to_dynamic_int8(
         model: A float32 model, its nodes named; it is not changed.
         exclude: Names of nodes that stay float.
         reduce_range: Whether weights keep to 7 bits.
+
+    Raises:
+        ModelFileError: onnxruntime's quantizer fails on the graph.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    left = [*exclude, *_computed_weights(model)]
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         path = Path(scratch) / "model.onnx"
-        with quiet():
+        with quiet_quantizer():
             quantize_dynamic(
                 to_proto(model),
                 path,
@@ -50,8 +56,17 @@ def to_dynamic_int8(
                 per_channel=True,
                 reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*exclude, *(f"{name}{_GEMM_SUFFIX}" for name in exclude)],
+                nodes_to_exclude=[*left, *(f"{name}{_GEMM_SUFFIX}" for name in left)],
             )
         result = from_proto(read_model(path))
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
     return result
+
+
+def _computed_weights(model: ir.Model) -> list[str]:
+    """Names of the convolutions whose weights are not stored: there is nothing to convert."""
+    return [
+        str(node.name)
+        for node in model.graph
+        if is_op(node, "Conv") and stored(node.inputs[1]) is None
+    ]

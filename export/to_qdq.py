@@ -3,7 +3,8 @@
 Built on onnxruntime.quantization, in the form that its CPU kernels, OpenVINO and others fuse into
 integer operators: weights int8, one scale per output channel, symmetric; activations unsigned with
 a zero point, one scale per tensor; biases int32 with scale input scale * weight scale. A Relu or
-Clip whose bounds are those of the range of its output is dropped: the quantizer clips there.
+Clip whose bounds are those of the range of its output is dropped: the quantizer clips there (see
+keep_clips in shared_scales.py for the others).
 
 Sixteen-bit activations need opset 21, where the standard QuantizeLinear has them; earlier only
 onnxruntime's own operators do, which edgekit does not write. The stock CPU runtime computes them in
@@ -12,7 +13,7 @@ float32 between the pairs: `int16` is as exact as it is small, and no faster tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +23,10 @@ import onnx_ir.passes.common as common
 from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.opset import MIN_OPSET, convert_opset
-from edgekit.export.quiet import quiet
+from edgekit.export.passes.base import is_op
+from edgekit.export.quiet import quiet_quantizer
+from edgekit.export.shared_scales import stored_limits
 from edgekit.export.weight_grid import weight_grids
-from edgekit.runtime.errors import ModelFileError
 
 ActivationType = Literal["QUInt8", "QInt8", "QUInt16", "QInt16"]
 WeightType = Literal["QInt8", "QUInt8"]
@@ -126,7 +128,8 @@ def to_qdq(
     bounds = TensorsData(
         CalibrationMethod.MinMax,
         {
-            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            # Of zeros alone onnxruntime would make a scale of 1, and round biases behind it to it.
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high if low < high else 1))
             for name, (low, high) in ranges.items()
         },
     )
@@ -134,8 +137,9 @@ def to_qdq(
         **{name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in signed},
         **_wide_tensors(model, wider, exclude, activations),
         **_grid_scales(model, weights, reduce_range),
+        **_whole_scales(model, weights),
     }
-    with quiet():
+    with quiet_quantizer():
         quantizer = QDQQuantizer(
             to_proto(model),
             True,  # one scale per channel
@@ -144,20 +148,14 @@ def to_qdq(
             QuantType[activations],
             bounds,
             [],
-            list(exclude),
+            [*exclude, *_kept_activations(model)],
             list(operators),
             {
                 "TensorQuantOverrides": overrides,
                 "ForceQuantizeNoInputCheck": every_max_pool,
             },
         )
-        try:
-            quantizer.quantize_model()
-        except Exception as error:  # whatever onnxruntime's quantizer meets in a graph
-            raise ModelFileError(
-                f"onnxruntime cannot quantize the model ({' '.join(str(error).split())}): leave "
-                "the node out with --exclude"
-            ) from error
+        quantizer.quantize_model()
     result = from_proto(quantizer.model.model)
     _leave_outputs_float(model, result)
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
@@ -201,6 +199,35 @@ def _grid_scales(
         name: [{"axis": grid.axis, "scale": np.float32(scale), **type_} for scale in grid.scales]
         for name, grid in weight_grids(model, 63 if reduce_range else 127).items()
     }
+
+
+def _whole_scales(model: ir.Model, weights: WeightType) -> dict[str, list[dict[str, Any]]]:
+    """One scale for the weights of a grouped ConvTranspose, of which each serves many channels."""
+    from onnxruntime.quantization import QuantType
+
+    grouped = (
+        str(node.inputs[1].name)
+        for node in model.graph
+        if is_op(node, "ConvTranspose")
+        and node.attributes.get_int("group", 1) > 1
+        and node.inputs[1] is not None
+    )
+    return {name: [{"quant_type": QuantType[weights], "symmetric": True}] for name in grouped}
+
+
+def _kept_activations(model: ir.Model) -> Iterator[str]:
+    """Names of the Relu and Clip that onnxruntime's quantizer would drop, and no range stands for.
+
+    Their limits are computed, or the body of an If or a Loop, where it does not look, reads what
+    they read or give.
+    """
+    for node in model.graph:
+        if not is_op(node, "Relu", "Clip"):
+            continue
+        around = (value for value in (node.inputs[0], node.outputs[0]) if value is not None)
+        within = any(one.graph is not node.graph for value in around for one in value.consumers())
+        if within or stored_limits(node) is None:
+            yield str(node.name)
 
 
 def _leave_outputs_float(model: ir.Model, result: ir.Model) -> None:

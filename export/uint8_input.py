@@ -26,6 +26,7 @@ from edgekit.export.calibration import single_input
 from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, set_metadata, to_proto
 from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import store
 from edgekit.export.threshold_codes import Grid, runs_thresholds_on_codes
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import PREFIX, Preprocessing
@@ -154,10 +155,8 @@ def _fold(
     bias = stored[1].astype(np.float64) if len(stored) > 1 else np.zeros(len(weight))
     bias = bias + (weight * (zero - mean)[:, None, None]).sum((1, 2, 3))
     for index, values in ((1, weight), (2, bias)):
-        name = f"{conv.name or 'first'}_pixel_{'weight' if index == 1 else 'bias'}"
-        tensor = ir.tensor(values.astype(np.float32), name=name)
-        value = ir.Value(name=name, const_value=tensor)
-        model.graph.register_initializer(value)
+        stem = f"{conv.name or 'first'}_pixel_{'weight' if index == 1 else 'bias'}"
+        value = store(model, values.astype(np.float32), stem)
         conv.resize_inputs(max(len(conv.inputs), index + 1))
         conv.replace_input_with(index, value)
 
@@ -166,12 +165,10 @@ class _Builder:
     """Adds nodes before one."""
 
     def __init__(self, model: ir.Model, before: ir.Node) -> None:
-        self._graph, self._before = model.graph, before
+        self._model, self._graph, self._before = model, model.graph, before
 
-    def constant(self, name: str, values: NDArray[np.generic] | np.generic) -> ir.Value:
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(values), name=name))
-        self._graph.register_initializer(value)
-        return value
+    def constant(self, stem: str, values: NDArray[np.generic] | np.generic) -> ir.Value:
+        return store(self._model, values, stem)
 
     def add(
         self,

@@ -127,17 +127,38 @@ def write_constant(
         old.shape = ir.Shape(array.shape)
         old.type = ir.TensorType(old.const_value.dtype)
         return
-    assert node.graph is not None
-    name = fresh_name(names(model) if taken is None else taken, stem)
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    model.graph.register_initializer(value)
+    value = store(model, array, stem, taken=taken)
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)
     drop_unread((old,))
+
+
+def store(
+    model: ir.Model,
+    array: NDArray[Any] | np.generic,
+    stem: str,
+    *,
+    taken: set[str] | None = None,
+) -> ir.Value:
+    """A new initializer of the model.
+
+    Args:
+        model: The model, whose names the new one must not repeat.
+        array: What it holds.
+        stem: Its name, made unique with a number.
+        taken: The model's names, for many calls in a row; the new name is added to them.
+    """
+    name = fresh_name(names(model) if taken is None else taken, stem)
+    tensor = ir.tensor(np.asarray(array), name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(np.shape(array)),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    model.graph.register_initializer(value)
+    return value
 
 
 def names(model: ir.Model) -> set[str]:

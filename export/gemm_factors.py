@@ -1,0 +1,56 @@
+"""Gemm without factors: alpha goes into its stored weight, beta into its stored bias.
+
+onnxruntime's quantizer takes a bias for one number a column and drops beta. Whatever is stored and
+can be brought into that form is: a bias of one number, or of one row. A weight or bias that a node
+computes, and a bias of several rows, stay as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import stored, write_constant
+
+
+def fold_gemm_factors(model: ir.Model) -> None:
+    """Rewrite a float32 model in place; exact but for rounding.
+
+    Args:
+        model: Its constants initializers.
+    """
+    for node in model.graph:
+        if is_op(node, "Gemm"):
+            _fold_alpha(model, node)
+            _fold_beta(model, node)
+
+
+def _fold_alpha(model: ir.Model, node: ir.Node) -> None:
+    alpha, weight = node.attributes.get_float("alpha", 1.0), stored(node.inputs[1])
+    if alpha == 1 or weight is None:
+        return
+    write_constant(model, node, 1, _scaled(weight, alpha), f"{node.name}.weight")
+    del node.attributes["alpha"]
+
+
+def _fold_beta(model: ir.Model, node: ir.Node) -> None:
+    weight = node.inputs[1]
+    bias = stored(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None or weight is None or weight.shape is None:
+        return
+    columns = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
+    values = _scaled(bias, node.attributes.get_float("beta", 1.0))
+    one_row = values.size == 1 or (values.size == columns and values.shape[-1] == columns)
+    if not isinstance(columns, int) or not one_row:
+        return
+    row = np.broadcast_to(values.reshape(-1), (columns,))
+    if row.shape != values.shape or "beta" in node.attributes:
+        write_constant(model, node, 2, np.ascontiguousarray(row), f"{node.name}.bias")
+        node.attributes.pop("beta", None)
+
+
+def _scaled(tensor: ir.TensorProtocol, factor: float) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = (tensor.numpy().astype(np.float64) * factor).astype(np.float32)
+    return values

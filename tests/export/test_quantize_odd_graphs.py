@@ -1,0 +1,176 @@
+"""Graphs of which a quantizer may lose a part: limits, factors, dead tensors, bodies of Ifs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgekit.export.calibration import CalibrationReader
+from edgekit.export.quantize import quantize
+from edgekit.export.static_options import StaticOptions
+from edgekit.export.verify import run_outputs
+
+TextGraph = Callable[..., ir.Model]
+Weights = dict[str, Any]
+
+CLIPPED = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+    a = Conv(x, w)
+    b = Clip(a, low, high)
+    y = Conv(b, v)
+}"""
+COMPUTED_LIMIT = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+    low = ReduceMin<keepdims = 0>(x)
+    a = Conv(x, w)
+    b = Clip(a, low)
+    y = Conv(b, v)
+}"""
+# What a body of the If reads, of a convolution and of its activation.
+BODIES = """g (float[N, 4, 12, 12] x) => (float[N, 8, 10, 10] y) {
+    s = ReduceSum<keepdims = 0>(x)
+    positive = Greater(s, zero)
+    a = Conv(x, w)
+    r = Relu(a)
+    y = If(positive) <
+        then_branch = t () => (float[N, 8, 10, 10] t1) { t1 = Neg(READ) },
+        else_branch = e () => (float[N, 8, 10, 10] e1) { e1 = Neg(READ) }
+    >
+}"""
+# On all data the Relu gives zeros alone.
+DEAD = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+    p = Relu(x)
+    a = Conv(p, w, b)
+    dead = Relu(a)
+    y = Conv(dead, v, c)
+}"""
+DEAD_SUM = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+    p = Relu(x)
+    a = Conv(p, w, b)
+    dead = Relu(a)
+    d = Conv(p, u)
+    e = Add(dead, d)
+    y = Conv(e, v)
+}"""
+FACTORS = """g (float[N, 16] x) => (float[N, 5] y) {
+    h = Gemm<alpha = 0.5, beta = 2.0>(x, w, b)
+    r = Relu(h)
+    y = Gemm<beta = 0.5>(r, v, c)
+}"""
+PRODUCTS = """g (float[N, 16] x) => (float[N, 5] y) {
+    h = MatMul(x, w)
+    a = Add(h, b)
+    r = Relu(a)
+    y = MatMul(r, v)
+}"""
+TRANSPOSED = """g (float[N, 4, 8, 8] x) => (float[N, 6, 10, 10] y) {
+    r = Relu(x)
+    y = ConvTranspose<group = 2>(INPUTS)
+}"""
+# The second range is wider, so that the first is not clipped by it at either end.
+WIDER = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+    a = Conv(x, w)
+    c = Clip(a, low, high)
+    d = Conv(x, u)
+    e = Concat<axis = 1>(c, d)
+    y = Conv(e, v)
+}"""
+THRESHOLD = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+    a = Conv(x, w)
+    t = Max(a, limits)
+    y = Conv(t, v)
+}"""
+SHARED_WEIGHT = """g (float[N, 4, 12, 12] x) => (float[N, 4, 10, 10] y) {
+    a = Conv<group = 2>(x, w)
+    b = Conv<group = 2, pads = [1, 1, 1, 1]>(x, w)
+    c = Conv<group = 2, pads = [1, 1, 1, 1]>(b, w)
+    d = Conv<group = 2>(c, w)
+    y = Add(a, d)
+}"""
+COMPUTED_WEIGHT = """g (float[N, 4, 12, 12] x) => (float[N, 8, 10, 10] y) {
+    k = Mul(w, two)
+    y = Conv(x, k, b)
+}"""
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape) + sum(shape)).normal(size=shape).astype(np.float32)
+
+
+CONVS = {"w": normal(8, 4, 3, 3), "v": normal(6, 8, 1, 1)}
+NEGATIVE = {"w": -abs(normal(8, 4, 3, 3)), "v": normal(6, 8, 1, 1), "b": -np.ones(8, np.float32)}
+GEMMS = {"w": normal(16, 16), "v": normal(16, 5), "b": normal(16), "c": normal(1, 5)}
+
+
+def limits(low: float, high: float) -> Weights:
+    return {"low": np.float32(low), "high": np.float32(high)}
+
+
+CASES = {
+    "a limit above zero": (CLIPPED, CONVS | limits(2, 6)),
+    "a limit below zero": (CLIPPED, CONVS | limits(-1, -0.25)),
+    "a computed limit": (COMPUTED_LIMIT, CONVS),
+    "a body reads the activation": (
+        BODIES.replace("READ", "r"),
+        {"w": CONVS["w"], "zero": np.float32(0)},
+    ),
+    "a body reads what it reads": (
+        BODIES.replace("READ", "a"),
+        {"w": CONVS["w"], "zero": np.float32(0)},
+    ),
+    "zeros alone": (DEAD, NEGATIVE | {"c": 0.02 * normal(6)}),
+    "zeros alone in a sum": (DEAD_SUM, NEGATIVE | {"u": normal(8, 4, 3, 3)}),
+    "factors": (FACTORS, GEMMS),
+    "a bias of one number": (FACTORS, GEMMS | {"b": normal(1), "c": normal(1, 1)}),
+    "no layer with a bias": (PRODUCTS, {name: GEMMS[name] for name in "wvb"}),
+    "groups turned round": (TRANSPOSED.replace("INPUTS", "r, w"), {"w": normal(4, 3, 3, 3)}),
+    "groups turned round, biased": (
+        TRANSPOSED.replace("INPUTS", "r, w, b"),
+        {"w": normal(4, 3, 3, 3), "b": normal(6)},
+    ),
+    "limits within a wider range": (
+        WIDER,
+        {"w": CONVS["w"], "u": 3 * normal(8, 4, 3, 3), "v": normal(6, 16, 1, 1)} | limits(-1, 1),
+    ),
+    "limits with a batch axis": (THRESHOLD, CONVS | {"limits": 0.1 * normal(1, 8, 1, 1)}),
+    "one weight for four layers": (SHARED_WEIGHT, {"w": normal(4, 2, 3, 3)}),
+    "a computed weight": (
+        COMPUTED_WEIGHT,
+        {"w": CONVS["w"], "two": np.float32(2), "b": normal(8)},
+    ),
+}
+
+
+def snr_db(text_graph: TextGraph, case: str, precision: str, **options: Any) -> float:
+    """Signal-to-noise ratio of the converted model's output, computed without fusions."""
+    text, weights = CASES[case]
+    model = text_graph(text, **weights)
+    shape = [side if isinstance(side, int) else 32 for side in model.graph.inputs[0].shape or ()]
+    batch = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
+    reader = CalibrationReader.from_feeds([batch])
+    found = quantize(model, precision, reader=reader, static=StaticOptions(**options)).model
+    before, after = (run_outputs(one, batch)["y"].astype(np.float64) for one in (model, found))
+    assert before.shape == after.shape
+    noise = float(((after - before) ** 2).sum())
+    return 10 * math.log10(float((before**2).sum()) / noise) if noise else math.inf
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_lost(text_graph: TextGraph, case: str, precision: str) -> None:
+    assert snr_db(text_graph, case, precision) > 30
+
+
+@pytest.mark.parametrize("case", ["zeros alone", "zeros alone in a sum"])
+def test_zeros_alone_are_clipped_in_signed_codes_too(text_graph: TextGraph, case: str) -> None:
+    assert snr_db(text_graph, case, "int8", activations="QInt8") > 30
+
+
+@pytest.mark.parametrize("case", ["a computed weight", "factors"])
+def test_dynamic_quantization_leaves_what_it_cannot_convert(
+    text_graph: TextGraph, case: str
+) -> None:
+    assert snr_db(text_graph, case, "dynamic-int8") > 25
