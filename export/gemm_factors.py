@@ -41,12 +41,13 @@ def _fold_beta(model: ir.Model, node: ir.Node) -> None:
     if bias is None or weight is None or weight.shape is None:
         return
     columns = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
-    values = _scaled(bias, node.attributes.get_float("beta", 1.0))
+    beta = node.attributes.get_float("beta", 1.0)
+    values = _scaled(bias, beta)
     one_row = values.size == 1 or (values.size == columns and values.shape[-1] == columns)
     if not isinstance(columns, int) or not one_row:
         return
     row = np.broadcast_to(values.reshape(-1), (columns,))
-    if row.shape != values.shape or "beta" in node.attributes:
+    if row.shape != values.shape or beta != 1:
         write_constant(model, node, 2, np.ascontiguousarray(row), f"{node.name}.bias")
         node.attributes.pop("beta", None)
 
