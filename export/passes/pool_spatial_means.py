@@ -2,7 +2,11 @@
 
 Exporters spell global average pooling as a ReduceMean over the axes behind batch and channels, for
 which onnxruntime has no integer kernel. It becomes a GlobalAveragePool, with a Flatten behind it
-where the axes are dropped. A ReduceMean of unknown rank, of computed axes or of others stays.
+where the axes are dropped. A ReduceMean stays
+
+1. over other axes: that is no global pooling;
+2. over axes that are computed, or a graph input, which a caller may replace: they are not known;
+3. of a value of unknown rank: which axes are all behind the channels is not known.
 """
 
 from __future__ import annotations
@@ -43,9 +47,11 @@ class PoolSpatialMeans(GraphPass):
 
 
 def _axes(node: ir.Node) -> Sequence[int] | None:
-    """The axes, an attribute before opset 18 and an input from then on; None if computed."""
+    """The axes, an attribute before opset 18 and an input from then on; None if not stored."""
     if "axes" in node.attributes:
         return list(node.attributes.get_ints("axes"))
     value = node.inputs[1] if len(node.inputs) > 1 else None
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else [int(axis) for axis in np.atleast_1d(tensor.numpy())]

@@ -65,3 +65,21 @@ def test_computed_axes_and_no_axes_stay(text_graph: TextGraph) -> None:
     assert not PoolSpatialMeans()(computed).modified
     of_all = text_graph("g (float[N, 4, 5, 6] x) => (float[1, 1, 1, 1] y) { y = ReduceMean(x) }")
     assert not PoolSpatialMeans()(of_all).modified
+
+
+def test_axes_that_a_caller_may_replace_stay(text_graph: TextGraph) -> None:
+    text = """g (float[N, 4, 5, 6] x, int64[2] axes) => (float[N, C, H, W] y) {
+        y = ReduceMean(x, axes)
+    }"""
+    model = text_graph(text, axes=np.asarray([2, 3], np.int64))
+    assert not PoolSpatialMeans()(model).modified
+
+
+def test_axes_in_a_constant_node_are_stored(text_graph: TextGraph) -> None:
+    text = """g (float[N, 4, 5, 6] x) => (float[N, 4, 1, 1] y) {
+        axes = Constant<value_ints = [2, 3]>()
+        y = ReduceMean(x, axes)
+    }"""
+    model = text_graph(text)
+    assert PoolSpatialMeans()(model).modified
+    assert "GlobalAveragePool" in operators(model)
