@@ -6,7 +6,9 @@ where the axes are dropped. A ReduceMean stays
 
 1. over other axes: that is no global pooling;
 2. over axes that are computed, or a graph input, which a caller may replace: they are not known;
-3. of a value of unknown rank: which axes are all behind the channels is not known.
+3. of a value of unknown rank: which axes are all behind the channels is not known;
+4. of integers, of bfloat16, which GlobalAveragePool takes from opset 22 on only, and of double, for
+   which onnxruntime has no kernel of it: the result would not run.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import onnx_ir as ir
 
 from edgekit.export.passes.base import GraphPass, is_op
 
+_POOLED = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
 
 class PoolSpatialMeans(GraphPass):
     """ReduceMean over axes 2, 3, ... becomes GlobalAveragePool, and Flatten."""
@@ -26,6 +30,8 @@ class PoolSpatialMeans(GraphPass):
         """Rewrite one node."""
         data = node.inputs[0] if is_op(node, "ReduceMean") else None
         if data is None or data.shape is None or len(data.shape) < 3:
+            return 0
+        if data.dtype not in _POOLED:
             return 0
         rank, axes = len(data.shape), _axes(node)
         if axes is None or sorted(axis % rank for axis in axes) != list(range(2, rank)):

@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+from edgekit.export.graph import to_proto
 from edgekit.export.passes.pool_spatial_means import PoolSpatialMeans
-from edgekit.export.verify import run_outputs
+from edgekit.export.verify import random_inputs, run_outputs
 
 TextGraph = Callable[..., ir.Model]
 
@@ -83,3 +85,25 @@ def test_axes_in_a_constant_node_are_stored(text_graph: TextGraph) -> None:
     model = text_graph(text)
     assert PoolSpatialMeans()(model).modified
     assert "GlobalAveragePool" in operators(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_pooled"),
+    [
+        ("float", True),
+        ("float16", True),
+        ("bfloat16", False),
+        ("double", False),
+        ("int32", False),
+        ("int64", False),
+    ],
+)
+def test_only_what_onnxruntime_pools_becomes_a_pool(
+    text_graph: TextGraph, dtype: str, is_pooled: bool
+) -> None:
+    text = f"g ({dtype}[2, 4, 5, 6] x) => ({dtype}[2, 4, 1, 1] y) {{ y = ReduceMean(x, axes) }}"
+    model = text_graph(text, axes=np.asarray([2, 3], np.int64))
+    assert PoolSpatialMeans()(model).modified == is_pooled
+    onnx.checker.check_model(to_proto(model), full_check=True)
+    if dtype != "bfloat16":  # no data can be made up for it
+        run_outputs(model, random_inputs(model))
