@@ -133,6 +133,7 @@ class Mixer(Rule):
             cast_like(bias, self.node.inputs[1], "bias")
         except NotExactError:
             return False
+        self.bias = bias  # a second Add in a row adds to it
         self._write_bias(writer, bias, np.ones(len(bias), np.bool_))
         return True
 
