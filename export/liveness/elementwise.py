@@ -126,6 +126,7 @@ class Elementwise(Rule):
             if len(live.channels[source]) != self.width:
                 continue
             if rule.add_to_bias(writer, self._numbers(tensor)):
+                live.channels[source] = live.channels[self.output]  # later rules read it here
                 bypass(node, source)
                 return self.width
         return 0

@@ -60,3 +60,19 @@ def test_an_addend_behind_a_sum_that_others_read_stays(text_graph, run_pass) -> 
     )  # fmt: skip
     run_pass(StripZeroChannels(), model)
     assert operators(model) == ["Conv", "Add", "Sigmoid", "Mul"]
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul", "Max", "Sub"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_constant_operand_holds_what_was_added_to_it(
+    text_graph, run_pass, op: str, count: int
+) -> None:
+    adds = " ".join(f"a{i + 1} = Add(a{i}, k{i})" for i in range(count))
+    addends = {f"k{i}": floats(1, 4, 1, 1, seed=i) for i in range(count)}
+    model = text_graph(
+        f"{HEAD} {{ a0 = Conv(x, z, h) {adds} e = Conv(x, w) y = {op}(a{count}, e) }}",
+        z=np.zeros((4, 4, 1, 1), np.float32), h=floats(4, seed=8), w=floats(4, 4, 1, 1, seed=9),
+        **addends,
+    )  # fmt: skip
+    run_pass(StripZeroChannels(), model)
+    assert operators(model) == ["Conv", op]
