@@ -202,7 +202,7 @@ class Spatial(Channelwise):
         axes = tuple(self.node.attributes.get_ints("axes", ()))
         if len(self.node.inputs) > 1:
             tensor = stored(self.node.inputs[1])
-            axes = () if tensor is None else tuple(tensor.numpy().tolist())
+            axes = () if tensor is None else tuple(tensor.numpy().reshape(-1).tolist())
         rank = 0 if dims is None else len(dims)
         if is_op(self.node, "Unsqueeze"):
             rank += len(axes) if rank else 0

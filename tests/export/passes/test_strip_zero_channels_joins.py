@@ -320,6 +320,26 @@ def test_channels_go_through_a_linear_squeeze(text_graph, run_pass) -> None:
     assert [shapes(model)[name][:2] for name in "wsv"] == [[3, 4], [3, 3], [2, 3]]
 
 
+@pytest.mark.parametrize("axes", [3, [3], -1])
+def test_channels_go_through_an_unsqueeze(text_graph, run_pass, axes: int | list[int]) -> None:
+    model = text_graph(
+        "g (float[N,4,4] x) => (float[N,2,4,1] y) "
+        "{ a = Conv(x, w) u = Unsqueeze(a, axes) y = Conv(u, v) }",
+        w=conv(4, 4, seed=1, dead=[1])[..., 0], axes=np.array(axes, np.int64),
+        v=conv(2, 4, seed=2),
+    )  # fmt: skip
+    strip(run_pass, model)
+    assert shapes(model)["v"] == [2, 3, 1, 1]
+
+
+def test_an_unsqueeze_before_the_channels_is_refused(text_graph) -> None:
+    model = text_graph(
+        "g (float[N,4,4,4] x) => (float[N,1,4,4,4] y) { a = Conv(x, w) y = Unsqueeze(a, axes) }",
+        w=conv(4, 4, seed=1, dead=[1]), axes=np.array(1, np.int64),
+    )  # fmt: skip
+    assert_untouched(model, "its axes are not known to be behind the channels")
+
+
 def test_a_product_of_matrices_becomes_a_gemm_where_it_needs_a_bias(text_graph, run_pass) -> None:
     model = text_graph(
         "g (float[N,3] x) => (float[N,5] y) { c = MatMul(x, w) a = Sigmoid(c) y = MatMul(a, v) }",
