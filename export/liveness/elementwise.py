@@ -97,10 +97,15 @@ class Elementwise(Rule):
     def replace_constants(self, live: Liveness, writer: Writer) -> int:
         """Replace an operand that is constant by stored numbers.
 
+        What a PRelu activates is not replaced: its slope may be no larger, which numbers for each
+        channel would make it.
+
         Returns:
             The number of its channels; 0 where there is none.
         """
         for index, value in enumerate(self.node.inputs):
+            if is_op(self.node, "PRelu") and index == 0:
+                continue
             channels = live.of(value)
             if channels is not None and channels.known.all() and self._is_spare(live, index):
                 self._store(live, writer, index, channels)

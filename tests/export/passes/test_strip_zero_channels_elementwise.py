@@ -76,3 +76,21 @@ def test_a_constant_operand_holds_what_was_added_to_it(
     )  # fmt: skip
     run_pass(StripZeroChannels(), model)
     assert operators(model) == ["Conv", op]
+
+
+def test_a_constant_that_a_prelu_activates_stays(text_graph, run_pass) -> None:
+    model = text_graph(
+        f"{HEAD} {{ a = Conv(x, z, h) e = Conv(x, w) y = PRelu(a, e) }}",
+        z=np.zeros((4, 4, 1, 1), np.float32), h=floats(4), w=floats(4, 4, 1, 1, seed=1),
+    )  # fmt: skip
+    run_pass(StripZeroChannels(), model)
+    assert operators(model) == ["Conv", "Conv", "PRelu"]
+
+
+def test_a_constant_slope_of_a_prelu_becomes_stored_numbers(text_graph, run_pass) -> None:
+    model = text_graph(
+        f"{HEAD} {{ a = Conv(x, z, h) e = Conv(x, w) y = PRelu(e, a) }}",
+        z=np.zeros((4, 4, 1, 1), np.float32), h=floats(4), w=floats(4, 4, 1, 1, seed=1),
+    )  # fmt: skip
+    run_pass(StripZeroChannels(), model)
+    assert operators(model) == ["Conv", "PRelu"]
