@@ -200,6 +200,47 @@ def test_random_operators_are_an_error_that_says_how_to_go_on(text_graph) -> Non
     optimize(model, verify=False)
 
 
+DROPOUT = "{ i = Identity(x) d = Dropout(i, ratio, mode) y = Add(x, d) }"
+
+
+@pytest.mark.parametrize("also_inputs", [(), ("mode",)])
+def test_a_dropout_that_trains_is_random(text_graph, also_inputs: tuple[str, ...]) -> None:
+    model = text_graph(
+        f"g (float[2,9] x) => (float[2,9] y) {DROPOUT}",
+        also_inputs=also_inputs, ratio=np.float32(0.5), mode=np.array(True),
+    )  # fmt: skip
+    with pytest.raises(ModelFileError, match=r"Dropout.*--no-verify"):
+        optimize(model)
+    optimize(model, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "trains", "also_inputs"),
+    [(0.5, False, ()), (0.5, False, ("mode",)), (0.0, True, ())],
+)
+def test_a_dropout_that_drops_nothing_is_not_random(
+    text_graph, ratio: float, trains: bool, also_inputs: tuple[str, ...]
+) -> None:
+    model = text_graph(
+        f"g (float[2,9] x) => (float[2,9] y) {DROPOUT}",
+        also_inputs=also_inputs, ratio=np.float32(ratio), mode=np.array(trains),
+    )  # fmt: skip
+    assert optimize(model).max_error == 0
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_dropout_trains_where_its_input_says_so(text_graph, trains: bool) -> None:
+    model = text_graph(
+        f"g (float[2,9] x, bool mode) => (float[2,9] y) {DROPOUT}", ratio=np.float32(0.5)
+    )
+    inputs = random_inputs(model) | {"mode": np.array(trains)}
+    if trains:
+        with pytest.raises(ModelFileError, match=r"Dropout.*--no-verify"):
+            optimize(model, inputs=inputs)
+    else:
+        assert optimize(model, inputs=inputs).max_error == 0
+
+
 def test_progress_is_told_after_each_pass(network: ir.Model) -> None:
     calls: list[tuple[int, int]] = []
     optimize(network, ["remove-unused"], progress=lambda done, total: calls.append((done, total)))
