@@ -205,13 +205,29 @@ class Network:
         op = self.pick("Add", "Add", "Add", "Mul", "Max")
         self.add(op, [x.name, self.pick(*same).name], x.channels, x.side)
 
-    def combine_constant(self) -> None:
-        x = self.any_map()
+    def combine_constant(self, x: Map | None = None, *ops: str) -> None:
+        x = x or self.any_map()
         shape = self.pick((x.channels, 1, 1), (1, x.channels, 1, 1), (1,))
         name = self.shared(self.with_zeros(self.floats(*shape), len(shape) - 3 if shape[1:] else 0))
-        op = self.pick("Add", "Mul", "Max", "Min")
+        op = self.pick(*ops or ("Add", "Mul", "Max", "Min"))
         pair = [x.name, name]
         self.add(op, pair if self.pick(1, 1, 0) else pair[::-1], x.channels, x.side)
+
+    def conv_constants(self) -> None:
+        """Stored numbers behind a convolution, dead or alive, and what it read beside the result.
+
+        Here lie what a rewrite of several nodes knows no more once it has changed the first.
+        """
+        x = self.any_map()
+        weight = self.floats(x.channels, x.channels, 1, 1) / np.float32(np.sqrt(x.channels))
+        inputs = [x.name, self.constant(weight * np.float32(self.pick(0, 1, 1)))]
+        if self.pick(0, 1):
+            inputs.append(self.constant(self.floats(x.channels)))
+        self.add("Conv", inputs, x.channels, x.side)
+        for _ in range(self.pick(1, 2, 3)):
+            self.combine_constant(self.maps[-1], "Add", "Add", "Add", "Mul")
+        op, last = self.pick("Add", "Mul", "Max"), self.maps[-1].name
+        self.add(op, self.pick([last, x.name], [x.name, last]), x.channels, x.side)
 
     def computed_constant(self) -> None:
         x = self.any_map()
@@ -356,7 +372,7 @@ def networks(draw: st.DrawFn, longest: int = 14) -> onnx.ModelProto:
         network.combine, network.combine_constant, network.concat, network.concat, network.split,
         network.slice, network.excite, network.conv_transpose, network.do_nothing, network.repeat,
         network.computed_constant, network.concat_batch_norm, network.pool_batch_norm,
-        network.conv_with_shared_weight,
+        network.conv_with_shared_weight, network.conv_constants,
     ]  # fmt: skip
     for _ in range(draw(st.integers(2, longest))):
         draw(st.sampled_from(steps))()

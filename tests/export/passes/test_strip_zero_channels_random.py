@@ -15,8 +15,9 @@ from hypothesis.errors import NoSuchExample
 from random_networks import networks
 
 from edgekit.export.graph import to_proto
-from edgekit.export.liveness import channelwise, joins, mixers
-from edgekit.export.liveness.state import Liveness
+from edgekit.export.liveness import channelwise, elementwise, joins, mixers
+from edgekit.export.liveness.rule import Rule, Writer
+from edgekit.export.liveness.state import Floats, Liveness
 from edgekit.export.passes.strip_zero_channels import StripZeroChannels
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs
 
@@ -89,6 +90,34 @@ def ignore_joins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Liveness, "join", lambda *_: None)
 
 
+def add_one_addend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an addend that goes into a bias take the place of one that went there before."""
+    add_to_bias = mixers.Mixer.add_to_bias
+
+    def add(self: mixers.Mixer, writer: Writer, numbers: Floats) -> bool:
+        bias = self.bias
+        is_added = add_to_bias(self, writer, numbers)
+        self.bias = bias
+        return is_added
+
+    monkeypatch.setattr(mixers.Mixer, "add_to_bias", add)
+
+
+def keep_old_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the constants of a convolution stay as they were when an addend goes into its bias."""
+    fold = elementwise.Elementwise.fold_into_bias
+
+    def fold_into_bias(
+        self: elementwise.Elementwise, live: Liveness, rules: dict[ir.Value, Rule], writer: Writer
+    ) -> int:
+        channels = dict(live.channels)
+        count = fold(self, live, rules, writer)
+        live.channels.update(channels)
+        return count
+
+    monkeypatch.setattr(elementwise.Elementwise, "fold_into_bias", fold_into_bias)
+
+
 def is_wrong(proto: onnx.ModelProto) -> bool:
     try:
         return has_meaning(proto) and not error_of(proto) <= 100 * TOLERANCE
@@ -97,7 +126,15 @@ def is_wrong(proto: onnx.ModelProto) -> bool:
 
 
 @pytest.mark.parametrize(
-    "naive", [fold_beside_padding, forget_constants, see_one_reader, ignore_joins]
+    "naive",
+    [
+        fold_beside_padding,
+        forget_constants,
+        see_one_reader,
+        ignore_joins,
+        add_one_addend,
+        keep_old_constants,
+    ],
 )
 def test_a_naive_strip_fails_on_the_same_networks(
     monkeypatch: pytest.MonkeyPatch, naive: Callable[[pytest.MonkeyPatch], None]
