@@ -62,7 +62,8 @@ class NodeCount:
         operands: Number of tensor operands.
         has_bias: The products' sums start from a bias.
         window: Elements of a pooling window; 1 where there is none.
-        runs: How often the node runs: the trips of its loop, 0 in the cheaper branch of an If.
+        runs: How often the node runs for a sample: the trips of its loop, 0 in the cheaper branch
+            of an If and for a node on constants, which runs at load.
     """
 
     name: str
@@ -158,7 +159,7 @@ def _count(model: ir.Model, input_shapes: Mapping[str, Shape] | None) -> Counts:
     work = with_static_shapes(model, input_shapes)
     constant = constant_nodes(work.graph)
     stored = parameters(work, find_decoders(work, constant))
-    counter = _Counter(stored, constant)
+    counter = _Counter(stored)
     batch = _batch(work)
     nodes = counter.graph(work.graph)
     return Counts(
@@ -192,9 +193,9 @@ def _peak_per_sample(model: ir.Model, batch: int) -> Peak | None:
 class _Counter:
     """Walks a graph; collects what it could not count."""
 
-    def __init__(self, stored: list[Parameter], constant: set[ir.Node]) -> None:
+    def __init__(self, stored: list[Parameter]) -> None:
         self.uncounted: set[str] = set()
-        self._constant = constant
+        self._constant: set[ir.Node] = set()
         self._owned: dict[ir.Node, list[Parameter]] = {}
         for parameter in stored:
             if parameter.role is Role.LEARNED and parameter.node is not None:
@@ -202,6 +203,7 @@ class _Counter:
 
     def graph(self, graph: ir.Graph) -> list[NodeCount]:
         counts: list[NodeCount] = []
+        self._constant = constant_nodes(graph, self._constant)
         for node in graph:
             counts.append(self._node(node))
             bodies = [self.graph(body) for body in subgraphs(node)]
@@ -233,6 +235,7 @@ class _Counter:
             operands=sum(value is not None for value in node.inputs),
             has_bias=rule is not None and _has_input(node, rule.bias),
             window=_window(node),
+            runs=0 if node in self._constant else 1,
         )
 
     def _control_flow(self, node: ir.Node, bodies: list[list[NodeCount]]) -> Iterator[NodeCount]:

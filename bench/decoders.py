@@ -8,7 +8,7 @@ those without computing anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +73,14 @@ class Decoder:
         return found
 
 
-def constant_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes of a graph that depend on no input and on no chance."""
-    constant: set[ir.Node] = set()
+def constant_nodes(graph: ir.Graph, outside: Set[ir.Node] = frozenset()) -> set[ir.Node]:
+    """The nodes of a graph that depend on no input and on no chance.
+
+    Args:
+        graph: A model's graph, or the body of a control-flow node.
+        outside: For a body, those of the graphs around it, which are returned too.
+    """
+    constant = set(outside)
     for node in graph:
         if operator(node) in STORES or (
             node.op_type not in _RANDOM

@@ -21,7 +21,8 @@ micronet_challenge/counting.py), normalized for CIFAR-100 by WideResNet-28-10: 3
 - A dot product of n non-zero weights is n multiplications and n - 1 additions, a bias one more
   addition. A multiplication counts as (wider operand) / 32, an addition as accumulator / 32.
 - The other operators that compute are in `OTHER_OPERATIONS`. Changes of type, copies and
-  comparisons outside of activation and pooling are free.
+  comparisons outside of activation and pooling are free, and so is what depends on no input, such
+  as the unpacking of a weight: it runs once, at load.
 """
 
 from __future__ import annotations

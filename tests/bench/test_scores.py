@@ -106,6 +106,28 @@ def test_a_node_that_does_not_run_costs_nothing(sparse_conv: Counts) -> None:
     assert node_operations(replace(relu, runs=0), 32) == 0
 
 
+def test_what_runs_at_load_is_no_work_for_a_sample(graph: Callable[..., ir.Model]) -> None:
+    """Scaling the weight costs nothing, also in a body; scaling what follows from x does."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    agraph (float[batch, 2, 4, 4] x, bool c) => (float[batch, 3, 4, 4] y)
+    {
+        ws = Mul (w, s)
+        a = Conv (x, ws)
+        y = If (c) <
+            then_branch = yes () => (float[batch, 3, 4, 4] r) { t = Mul (s, s) r = Mul (a, t) },
+            else_branch = no () => (float[batch, 3, 4, 4] q) { q = Identity (a) }
+        >
+    }
+    """
+    weight = np.ones((3, 2, 1, 1), np.float32)
+    counts = count(graph(text, w=weight, s=np.ones((1,), np.float32)))
+    work = {node.name: node_operations(node, 32) for node in counts.nodes}
+    assert (work["ws"], work["t"]) == (0, 0)
+    multiplications, additions = 16 * 6, 16 * 6 - 48
+    assert (work["a"], work["r"]) == (multiplications + additions, 48)
+
+
 def test_pooling_counts_its_sums_and_one_division(graph: Callable[..., ir.Model]) -> None:
     text = """
     <ir_version: 10, opset_import: ["" : 21]>
