@@ -26,7 +26,8 @@ import onnx
 
 from edgekit.bench.count import Counts, NodeCount, count
 from edgekit.bench.measured import Measured
-from edgekit.bench.params import Parameter, Role
+from edgekit.bench.params import Parameter
+from edgekit.bench.roles import Role
 from edgekit.bench.shapes import Shape
 from edgekit.bench.unpacked import unpack
 from edgekit.export.graph import load_graph

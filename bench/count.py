@@ -21,8 +21,10 @@ from edgekit.bench.decoders import constant_nodes, find_decoders
 from edgekit.bench.einsum import repeats_labels
 from edgekit.bench.execution_order import Peak
 from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule, operands
-from edgekit.bench.params import Parameter, Role, parameters
+from edgekit.bench.nonzeros import count_nonzero
+from edgekit.bench.params import Parameter, parameters
 from edgekit.bench.precision import model_precision
+from edgekit.bench.roles import Role
 from edgekit.bench.shapes import (
     Shape,
     graph_inputs,
@@ -32,7 +34,6 @@ from edgekit.bench.shapes import (
     with_static_shapes,
 )
 from edgekit.bench.weights import (
-    count_nonzero,
     operand_type,
     stored_elements,
     stored_tensor,

@@ -1,8 +1,7 @@
-"""Stored tensors, wherever they live, and which of their elements are zero.
+"""Stored tensors, wherever they live, and the types in which they are stored and multiplied.
 
 A weight may be an initializer, a Constant or a ConstantOfShape, and reach its operator through
-DequantizeLinear, QuantizeLinear, Cast and operators that only reshape. `constant_codes` follows
-that path; what it returns is zero exactly where the weight is.
+DequantizeLinear, QuantizeLinear, Cast and operators that only reshape.
 """
 
 from __future__ import annotations
@@ -25,18 +24,6 @@ CASTS = frozenset({"Cast", "CastLike"})
 STORES = ("Constant", "ConstantOfShape")
 # Key of a tensor's `meta` under which the number of its non-zeros is kept, if it is dear to count.
 NONZERO = "edgekit.nonzero"
-# Zero points of operators that take integer weights: weight input -> (zero point input, axis).
-ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
-    "ConvInteger": {1: (3, 0)},
-    "MatMulInteger": {0: (2, -2), 1: (3, -1)},
-    "QLinearConv": {3: (5, 0)},
-    "QLinearMatMul": {0: (2, -2), 3: (5, -1)},
-    "com.microsoft.DynamicQuantizeMatMul": {1: (3, -1)},
-    "com.microsoft.MatMulIntegerToFloat": {1: (5, -1)},
-    "com.microsoft.QLinearAdd": {0: (2, -1), 3: (5, -1)},
-    "com.microsoft.QLinearConv": {3: (5, 0)},
-    "com.microsoft.QLinearMul": {0: (2, -1), 3: (5, -1)},
-}
 
 
 @dataclass(frozen=True)
@@ -96,58 +83,9 @@ def stored_tensor(value: ir.Value) -> StoredTensor | None:
     return None
 
 
-def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
-    """A constant that is zero exactly where `value` is, of its shape; None if it is no constant."""
-    if value is None:
-        return None
-    stored = stored_tensor(value)
-    if stored is not None:
-        return None if stored.dtype == ir.DataType.STRING else stored.array()
-    node = value.producer()
-    if node is None or not node.inputs:
-        return None
-    name = operator(node)
-    if name not in RESHAPES | CASTS and name not in ("DequantizeLinear", "QuantizeLinear"):
-        return None
-    codes = constant_codes(node.inputs[0])
-    if codes is None or name in CASTS:
-        return codes
-    if name == "DequantizeLinear":
-        return _differs(codes, _input(node, 2), _axis(node), _block_size(node))
-    if name == "QuantizeLinear":
-        return _quantized(codes, node)
-    return _reshaped(codes, node, value)
-
-
-def count_nonzero(node: ir.Node, index: int) -> int | None:
-    """Non-zero elements of a node's constant input; None if it is not constant.
-
-    An integer weight is zero where it equals its zero point, of its channel if there are many.
-    """
-    value = node.inputs[index]
-    if value is None:
-        return None
-    zero_point = ZERO_POINTS.get(operator(node), {}).get(index)
-    if zero_point is None and value.const_value is not None:
-        known = value.const_value.meta.get(NONZERO)
-        if known is not None:
-            return int(known)
-    codes = constant_codes(value)
-    if codes is None:
-        return None
-    if _is_n_bits(node, index):
-        points = constant_codes(_input(node, n_bits.ZERO_POINTS))
-        return n_bits.count_nonzero_codes(node, codes, points)
-    if zero_point is not None:
-        codes = _differs(codes, _input(node, zero_point[0]), zero_point[1], 0)
-    if codes.size and 0 in codes.strides and codes.strides == (0,) * codes.ndim:
-        return codes.size if codes.flat[0] != 0 else 0
-    return int(np.count_nonzero(codes))
-
-
 def stored_elements(node: ir.Node, index: int) -> int:
     """Elements of a node's stored input, as the operator sees them."""
-    if _is_n_bits(node, index):
+    if is_n_bits(node, index):
         rows, columns, _ = n_bits.n_bits_size(node)
         return rows * columns
     return prod(static_shape(node.inputs[index]) or (0,))
@@ -155,7 +93,7 @@ def stored_elements(node: ir.Node, index: int) -> int:
 
 def element_bits(node: ir.Node, index: int) -> int | None:
     """Bits of an element that the operator unpacks itself; None where the tensor's type tells."""
-    return n_bits.n_bits_size(node)[2] if _is_n_bits(node, index) else None
+    return n_bits.n_bits_size(node)[2] if is_n_bits(node, index) else None
 
 
 def storage_type(value: ir.Value | None) -> ir.DataType | None:
@@ -197,14 +135,20 @@ def value_type(value: ir.Value | None) -> ir.DataType:
     dtype = value.const_value.dtype if value.const_value is not None else value.dtype
     node = value.producer()
     if dtype is None and node is not None and operator(node) == "QuantizeLinear":
-        zero_point = _input(node, 2)
+        zero_point = input_at(node, 2)
         return ir.DataType.UINT8 if zero_point is None else value_type(zero_point)
     if dtype is None or dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
         return ir.DataType.FLOAT
     return dtype
 
 
-def _is_n_bits(node: ir.Node, index: int) -> bool:
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """An input of a node; None where it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def is_n_bits(node: ir.Node, index: int) -> bool:
+    """Whether an input is a packed weight of MatMulNBits."""
     return operator(node) == "com.microsoft.MatMulNBits" and index % len(node.inputs) == (
         n_bits.WEIGHT
     )
@@ -222,64 +166,6 @@ def _filled(node: ir.Node, value: ir.Value) -> StoredTensor | None:
     tensor = ir.tensor([0.0], ir.DataType.FLOAT) if attribute is None else attribute.value
     key = id(node) if attribute is None else id(tensor)
     return StoredTensor(key, shape, tensor.dtype, tensor, filled=True)
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _differs(
-    codes: NDArray[Any], zero_point: ir.Value | None, axis: int, block_size: int
-) -> NDArray[Any]:
-    """Where codes differ from their zero point; the codes themselves where that is zero."""
-    zeros = constant_codes(zero_point)
-    if zeros is None or not zeros.any():
-        return codes
-    if zeros.size == 1:
-        return np.asarray(codes != zeros.reshape(()))
-    if block_size:
-        zeros = np.repeat(zeros, block_size, axis)
-        kept = tuple(slice(0, size) for size in codes.shape)
-        return np.asarray(codes != zeros[kept])
-    return np.asarray(codes != _along(zeros, codes.ndim, axis))
-
-
-def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any]:
-    scale = constant_codes(node.inputs[1])
-    if scale is None:
-        return values
-    if scale.size > 1 and _block_size(node):
-        scale = np.repeat(scale, _block_size(node), _axis(node))
-        scale = scale[tuple(slice(0, size) for size in values.shape)]
-    elif scale.size > 1:
-        scale = _along(scale, values.ndim, _axis(node))
-    return np.asarray(np.rint(values / scale))
-
-
-def _along(vector: NDArray[Any], rank: int, axis: int) -> NDArray[Any]:
-    if vector.ndim > 1:
-        return vector
-    shape = [1] * rank
-    shape[axis] = -1
-    return vector.reshape(shape)
-
-
-def _reshaped(codes: NDArray[Any], node: ir.Node, value: ir.Value) -> NDArray[Any]:
-    if operator(node) == "Transpose":
-        permutation = node.attributes.get("perm")
-        return codes.transpose(permutation.as_ints() if permutation is not None else None)
-    shape = static_shape(value)
-    return codes if shape is None else codes.reshape(shape)
-
-
-def _axis(node: ir.Node) -> int:
-    attribute = node.attributes.get("axis")
-    return 1 if attribute is None else attribute.as_int()
-
-
-def _block_size(node: ir.Node) -> int:
-    attribute = node.attributes.get("block_size")
-    return 0 if attribute is None else attribute.as_int()
 
 
 def _unsigned(dtype: ir.DataType) -> bool:

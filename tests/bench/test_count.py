@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.bench.count import count
-from edgekit.bench.params import Role
+from edgekit.bench.roles import Role
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
 
