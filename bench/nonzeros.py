@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.bench import n_bits
 from edgekit.bench.shapes import operator, static_shape
+from edgekit.bench.uses import Use
 from edgekit.bench.weights import (
     CASTS,
     NONZERO,
@@ -24,23 +25,16 @@ from edgekit.bench.weights import (
     is_n_bits,
     stored_tensor,
 )
-
-# Zero points of operators that take integer weights: weight input -> (zero point input, axis).
-ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
-    "ConvInteger": {1: (3, 0)},
-    "MatMulInteger": {0: (2, -2), 1: (3, -1)},
-    "QLinearConv": {3: (5, 0)},
-    "QLinearMatMul": {0: (2, -2), 3: (5, -1)},
-    "com.microsoft.DynamicQuantizeMatMul": {1: (3, -1)},
-    "com.microsoft.MatMulIntegerToFloat": {1: (5, -1)},
-    "com.microsoft.QLinearAdd": {0: (2, -1), 3: (5, -1)},
-    "com.microsoft.QLinearConv": {3: (5, 0)},
-    "com.microsoft.QLinearMul": {0: (2, -1), 3: (5, -1)},
-}
+from edgekit.bench.zero_points import zero_point
+from edgekit.runtime.errors import ModelFileError
 
 
 def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
-    """A constant that is zero exactly where `value` is, of its shape; None if it is no constant."""
+    """A constant that is zero exactly where `value` is, of its shape; None if it is no constant.
+
+    Raises:
+        ModelFileError: scales or zero points do not fit what they are for.
+    """
     if value is None:
         return None
     stored = stored_tensor(value)
@@ -66,12 +60,15 @@ def count_nonzero(node: ir.Node, index: int) -> int | None:
     """Non-zero elements of a node's constant input; None if it is not constant.
 
     An integer weight is zero where it equals its zero point, of its channel if there are many.
+
+    Raises:
+        ModelFileError: scales or zero points do not fit what they are for.
     """
     value = node.inputs[index]
     if value is None:
         return None
-    zero_point = ZERO_POINTS.get(operator(node), {}).get(index)
-    if zero_point is None and value.const_value is not None:
+    point = zero_point(node, index)
+    if point is None and value.const_value is not None:
         known = value.const_value.meta.get(NONZERO)
         if known is not None:
             return int(known)
@@ -81,80 +78,103 @@ def count_nonzero(node: ir.Node, index: int) -> int | None:
     if is_n_bits(node, index):
         points = constant_codes(input_at(node, n_bits.ZERO_POINTS))
         return n_bits.count_nonzero_codes(node, codes, points)
-    if zero_point is not None:
-        codes = _differs(codes, input_at(node, zero_point[0]), zero_point[1], 0)
-    if codes.size and 0 in codes.strides and codes.strides == (0,) * codes.ndim:
-        return codes.size if codes.flat[0] != 0 else 0
-    return int(np.count_nonzero(codes))
+    return _count(codes if point is None else _differs(codes, *point))
 
 
-def count_stored_nonzero(stored: StoredTensor, node: ir.Node | None, index: int) -> int:
-    """Non-zero elements of a stored tensor, as a node that uses it sees them; None for no node."""
-    if stored.filled:
-        return stored.elements if stored.tensor.numpy().any() else 0
-    if node is not None:
-        used = node.inputs[index]
-        nonzero = count_nonzero(node, index)
-        whole = used is not None and nonzero is not None and _is_whole(stored, used)
-        if whole and nonzero is not None:
-            return nonzero
-    return int(np.count_nonzero(stored.array()))
+def count_stored_nonzero(stored: StoredTensor, use: Use | None) -> int:
+    """Non-zero elements of a stored tensor, as an operator that uses it sees them.
+
+    Raises:
+        ModelFileError: scales or zero points do not fit what they are for.
+    """
+    if use is None:
+        return _count(stored.array())
+    if use.node.inputs[use.index] is use.whole:
+        nonzero = count_nonzero(use.node, use.index)
+        return _count(stored.array()) if nonzero is None else nonzero
+    codes = constant_codes(use.whole)
+    if codes is None:
+        return _count(stored.array())
+    points = constant_codes(use.zero_point)
+    if points is None:
+        own = zero_point(use.node, use.index)
+        points = None if own is None else constant_codes(own[0])
+    if points is not None and points.size == 1 and codes.dtype.kind in "iu":
+        return _count(codes) if not points.any() else _count(codes != points.reshape(()))
+    return _count(codes)
 
 
-def _is_whole(stored: StoredTensor, used: ir.Value) -> bool:
-    """Whether the value used is the stored tensor itself, not a part or a join of several."""
-    value: ir.Value | None = used
-    while value is not None:
-        behind = stored_tensor(value)
-        if behind is not None:
-            return behind.key == stored.key
-        node = value.producer()
-        value = node.inputs[0] if node is not None and node.inputs else None
-    return False
+def _count(codes: NDArray[Any]) -> int:
+    """Non-zeros, those of a broadcast array without reading an element twice."""
+    compact = _compact(codes)
+    return int(np.count_nonzero(compact)) * (codes.size // max(compact.size, 1))
+
+
+def _compact(codes: NDArray[Any]) -> NDArray[Any]:
+    """The array without the repetitions of a broadcast, which have one element an axis instead."""
+    if 0 not in codes.strides:
+        return codes
+    return codes[tuple(slice(None if stride else 1) for stride in codes.strides)]
 
 
 def _differs(
-    codes: NDArray[Any], zero_point: ir.Value | None, axis: int, block_size: int
+    codes: NDArray[Any], zero_points: ir.Value | None, axis: int, block_size: int = 0
 ) -> NDArray[Any]:
     """Where codes differ from their zero point; the codes themselves where that is zero."""
-    zeros = constant_codes(zero_point)
+    zeros = constant_codes(zero_points)
     if zeros is None or not zeros.any():
         return codes
-    if zeros.size == 1:
-        return np.asarray(codes != zeros.reshape(()))
-    if block_size:
-        zeros = np.repeat(zeros, block_size, axis)
-        kept = tuple(slice(0, size) for size in codes.shape)
-        return np.asarray(codes != zeros[kept])
-    return np.asarray(codes != _along(zeros, codes.ndim, axis))
+    fitting = _fitting(zeros, codes.shape, axis, block_size)
+    return np.broadcast_to(_compact(codes) != fitting, codes.shape)
 
 
 def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any]:
-    scale = constant_codes(node.inputs[1])
-    if scale is None:
+    scales = constant_codes(node.inputs[1])
+    if scales is None:
         return values
-    if scale.size > 1 and _block_size(node):
-        scale = np.repeat(scale, _block_size(node), _axis(node))
-        scale = scale[tuple(slice(0, size) for size in values.shape)]
-    elif scale.size > 1:
-        scale = _along(scale, values.ndim, _axis(node))
-    return np.asarray(np.rint(values / scale))
+    fitting = _fitting(scales, values.shape, _axis(node), _block_size(node))
+    return np.broadcast_to(np.rint(_compact(values) / fitting), values.shape)
 
 
-def _along(vector: NDArray[Any], rank: int, axis: int) -> NDArray[Any]:
-    if vector.ndim > 1:
-        return vector
-    shape = [1] * rank
-    shape[axis] = -1
-    return vector.reshape(shape)
+def _fitting(
+    factors: NDArray[Any], shape: tuple[int, ...], axis: int, block_size: int
+) -> NDArray[Any]:
+    """Scales or zero points so that they broadcast to the shape of what they are for.
+
+    There is one in all, one for each place along the axis, or one for each block of the axis; a
+    DynamicQuantizeLSTM has one for each direction and gate.
+    """
+    rank = len(shape)
+    fitting = factors
+    if factors.size == 1:
+        return factors.reshape(())
+    if factors.ndim == 1 and -rank <= axis < rank:
+        fitting = factors.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
+    elif block_size > 0 and factors.ndim == rank and -rank <= axis < rank:
+        longest = min(block_size, shape[axis])
+        fitting = np.repeat(factors, longest, axis)[tuple(map(slice, shape))]
+    elif factors.ndim == rank - 1:
+        fitting = np.expand_dims(factors, -2)
+    try:
+        np.broadcast_to(fitting, shape)
+    except ValueError as error:
+        raise ModelFileError(
+            f"scales or zero points of shape {list(factors.shape)} do not fit a tensor of shape "
+            f"{list(shape)}"
+        ) from error
+    return fitting
 
 
-def _reshaped(codes: NDArray[Any], node: ir.Node, value: ir.Value) -> NDArray[Any]:
-    if operator(node) == "Transpose":
-        permutation = node.attributes.get("perm")
-        return codes.transpose(permutation.as_ints() if permutation is not None else None)
-    shape = static_shape(value)
-    return codes if shape is None else codes.reshape(shape)
+def _reshaped(codes: NDArray[Any], node: ir.Node, value: ir.Value) -> NDArray[Any] | None:
+    """None where the operator and its input do not fit."""
+    try:
+        if operator(node) == "Transpose":
+            permutation = node.attributes.get("perm")
+            return codes.transpose(permutation.as_ints() if permutation is not None else None)
+        shape = static_shape(value)
+        return codes if shape is None else codes.reshape(shape)
+    except ValueError:
+        return None
 
 
 def _axis(node: ir.Node) -> int:

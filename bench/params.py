@@ -11,9 +11,8 @@ from edgekit.bench.decoders import Decoder
 from edgekit.bench.nonzeros import count_stored_nonzero
 from edgekit.bench.roles import Role, default_role, role_of_use
 from edgekit.bench.shapes import operator, subgraphs
+from edgekit.bench.uses import final_uses
 from edgekit.bench.weights import (
-    CASTS,
-    RESHAPES,
     STORES,
     StoredTensor,
     element_bits,
@@ -21,9 +20,6 @@ from edgekit.bench.weights import (
     stored_elements,
     stored_tensor,
 )
-
-# The tensor's role is that of what these hand on.
-HANDED_ON = RESHAPES | CASTS | {"Concat", "Expand", "Slice", "Split", "Tile"}
 
 
 @dataclass(frozen=True)
@@ -130,33 +126,21 @@ def _stored_values(graph: ir.Graph) -> Iterator[ir.Value]:
 def _parameter(
     stored: StoredTensor, values: list[ir.Value], order: dict[ir.Node, int]
 ) -> Parameter:
-    uses = [use for value in values for use in _final_uses(value)]
-    role, node, index = default_role(stored.dtype), None, 0
-    for user, position in sorted(uses, key=lambda use: (order[use[0]], use[1])):
-        found = role_of_use(user, position, stored)
-        if node is None or found > role:
-            role, node, index = found, user, position
-    packed = None if node is None else element_bits(node, index)
+    uses = [use for value in values for use in final_uses(value)]
+    role, chosen = default_role(stored.dtype), None
+    for use in sorted(uses, key=lambda use: (order[use.node], use.index)):
+        found = role_of_use(use.node, use.index, stored)
+        if chosen is None or found > role:
+            role, chosen = found, use
+    packed = None if chosen is None else element_bits(chosen.node, chosen.index)
     return Parameter(
         name=values[0].name or "",
         role=role,
         elements=stored.elements
-        if packed is None or node is None
-        else stored_elements(node, index),
-        nonzero=count_stored_nonzero(stored, node, index) if role is Role.LEARNED else 0,
+        if packed is None or chosen is None
+        else stored_elements(chosen.node, chosen.index),
+        nonzero=count_stored_nonzero(stored, chosen) if role is Role.LEARNED else 0,
         bits=packed or stored.dtype.bitwidth,
         stored_bits=0 if role is Role.STRUCTURE else stored.stored_bits,
-        node=node,
+        node=None if chosen is None else chosen.node,
     )
-
-
-def _final_uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    for node, index in value.uses():
-        name = operator(node)
-        if name in HANDED_ON and (index == 0 or name == "Concat"):
-            for output in node.outputs:
-                yield from _final_uses(output)
-        elif name in ("DequantizeLinear", "QuantizeLinear") and index == 0:
-            yield from _final_uses(node.outputs[0])
-        else:
-            yield node, index

@@ -8,7 +8,9 @@
 | STRUCTURE | shapes, axes, indices, sizes | no | no |
 
 The role follows from the operators that use the tensor, also through casts, reshapes and
-dequantization (`LEARNED_INPUTS`, `QUANTIZER_INPUTS`, `STRUCTURE_INPUTS`, `ARITHMETIC`).
+dequantization (`LEARNED_INPUTS`, `QUANTIZER_INPUTS`, `STRUCTURE_INPUTS`, `ARITHMETIC`). Integers
+are learned where their float twins are if they hold codes or are added to the sums of codes: a
+quantized embedding, thresholds that are compared with codes, an int32 bias.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from enum import IntEnum
 import onnx_ir as ir
 
 from edgekit.bench.shapes import operator
-from edgekit.bench.weights import StoredTensor
+from edgekit.bench.weights import RESHAPES, StoredTensor
 
 
 class Role(IntEnum):
@@ -108,6 +110,8 @@ STRUCTURE_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2, 3), "Upsample":
 # A constant operand of these is learned if it has more than one element: an affine layer, or the
 # thresholds of a Max or Min. A single element is part of a formula.
 ARITHMETIC = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Sum"})
+_INTEGER_PRODUCTS = ("ConvInteger", "MatMulInteger", "com.microsoft.MatMulInteger16")
+_WIDEST_CODE = 16
 
 
 def role_of_use(node: ir.Node, index: int, stored: StoredTensor) -> Role:
@@ -120,9 +124,9 @@ def role_of_use(node: ir.Node, index: int, stored: StoredTensor) -> Role:
     used = node.inputs[index]
     dtype = used.dtype if used is not None and used.dtype is not None else stored.dtype
     if name in LEARNED_INPUTS:
-        learned = index in LEARNED_INPUTS[name] and (name != "Gather" or dtype.is_floating_point())
+        learned = index in LEARNED_INPUTS[name] and (name != "Gather" or _holds_numbers(dtype))
         return Role.LEARNED if learned else default_role(dtype)
-    if name in ARITHMETIC and dtype.is_floating_point():
+    if name in ARITHMETIC and (_holds_numbers(dtype) or _joins_sums(node, index)):
         if _scales_integers(node, index):
             return Role.QUANTIZER
         return Role.LEARNED if stored.elements > 1 else Role.CONSTANT
@@ -132,6 +136,28 @@ def role_of_use(node: ir.Node, index: int, stored: StoredTensor) -> Role:
 def default_role(dtype: ir.DataType) -> Role:
     """Role of a tensor whose use says nothing."""
     return Role.CONSTANT if dtype.is_floating_point() else Role.STRUCTURE
+
+
+def _holds_numbers(dtype: ir.DataType) -> bool:
+    """Whether elements stand for real numbers: floats, or codes; wider integers are for shapes."""
+    return dtype.is_floating_point() or (dtype.is_integer() and dtype.bitwidth <= _WIDEST_CODE)
+
+
+def _joins_sums(node: ir.Node, index: int) -> bool:
+    """Whether a constant meets the sums of an integer product, as a bias does."""
+    waiting = [value for position, value in enumerate(node.inputs) if position != index]
+    seen = set[ir.Node]()
+    while waiting:
+        value = waiting.pop()
+        producer = value.producer() if value is not None else None
+        if producer is None or producer in seen:
+            continue
+        seen.add(producer)
+        if operator(producer) in _INTEGER_PRODUCTS:
+            return True
+        if operator(producer) in RESHAPES | ARITHMETIC:
+            waiting += producer.inputs
+    return False
 
 
 def _scales_integers(node: ir.Node, index: int) -> bool:
