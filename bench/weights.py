@@ -6,7 +6,7 @@ DequantizeLinear, QuantizeLinear, Cast and operators that only reshape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,6 +22,13 @@ from edgekit.export.sparse import SparseTensor
 RESHAPES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 CASTS = frozenset({"Cast", "CastLike"})
 STORES = ("Constant", "ConstantOfShape")
+# Attributes of a Constant that list values, and the type of these.
+_LISTED = {
+    "value_float": ir.DataType.FLOAT,
+    "value_floats": ir.DataType.FLOAT,
+    "value_int": ir.DataType.INT64,
+    "value_ints": ir.DataType.INT64,
+}
 # Key of a tensor's `meta` under which the number of its non-zeros is kept, if it is dear to count.
 NONZERO = "edgekit.nonzero"
 
@@ -76,10 +83,9 @@ def stored_tensor(value: ir.Value) -> StoredTensor | None:
     for name, attribute in node.attributes.items():
         if name == "value":
             return _stored(attribute.value)
-        if name in ("value_float", "value_floats"):
-            return _stored(ir.tensor(attribute.value, ir.DataType.FLOAT))
-        if name in ("value_int", "value_ints"):
-            return _stored(ir.tensor(attribute.value, ir.DataType.INT64))
+        if name in _LISTED:  # the attribute, which copies of the node share, stands for its tensor
+            tensor = ir.tensor(attribute.value, _LISTED[name])
+            return replace(_stored(tensor), key=id(attribute))
     return None
 
 

@@ -185,6 +185,44 @@ def test_codes_and_their_book_count_as_the_weight_they_make(graph: Graph) -> Non
     assert counts.stored_bits == 24 * 8 + 16 * 32 + 2 * 8
 
 
+def test_each_listed_constant_of_a_decoder_is_charged(graph: Graph) -> None:
+    """48 codes of 8 bits, a book of 4 values, 6 factors and 6 offsets, none of them a tensor."""
+    text = f"""
+    {HEAD}
+    agraph (float[n, 8] x) => (float[n, 6] y)
+    {{
+        book = Constant <value_floats = [0.0, 1.0, 2.0, 3.0]> ()
+        factors = Constant <value_floats = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]> ()
+        offsets = Constant <value_floats = [7.0, 8.0, 9.0, 10.0, 11.0, 12.0]> ()
+        places = Cast <to = 7> (codes)
+        found = Gather (book, places)
+        scaled = Mul (found, factors)
+        w = Add (scaled, offsets)
+        y = MatMul (x, w)
+    }}
+    """
+    codes = np.arange(48, dtype=np.uint8).reshape(8, 6) % 4
+    counts = count(graph(text, codes=codes))
+    assert (counts.params, counts.nonzero) == (48, 48)
+    assert counts.stored_bits == 48 * 8 + (4 + 6 + 6) * 32
+
+
+@pytest.mark.parametrize(
+    "weight", ["value_floats = [0.0, 1.0, 2.0]", "value = float[3] {0, 1, 2}", "value_float = 4.0"]
+)
+def test_a_constant_of_a_function_counts_once_for_all_calls(graph: Graph, weight: str) -> None:
+    text = f"""
+    {HEAD[:-2]}, "local" : 1]>
+    agraph (float[n, 3] x) => (float[n, 3] y) {{ a = local.scaled (x) y = local.scaled (a) }}
+    <domain: "local", opset_import: ["" : 21]>
+    scaled (p) => (q) {{ k = Constant <{weight}> () q = Mul (p, k) }}
+    """
+    counts = count(graph(text))
+    is_scalar = weight.startswith("value_float ")
+    assert (counts.params, counts.nonzero) == ((0, 0) if is_scalar else (3, 2))
+    assert counts.stored_bits == (32 if is_scalar else 3 * 32)
+
+
 def test_another_mask_is_another_count(graph: Graph) -> None:
     weight = sparse_weight()
     fewer = weight.copy()
