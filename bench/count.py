@@ -222,7 +222,7 @@ class _Counter:
         products = [_macs(node, rule) for rule in rules]
         first = node.inputs[rule.x if rule else 0] if node.inputs else None
         return NodeCount(
-            name=node.name or next((str(value.name) for value in node.outputs), ""),
+            name=_name(node),
             op_type=name,
             output_shape=output_shape,
             params=sum(parameter.elements for parameter in owned),
@@ -249,11 +249,15 @@ class _Counter:
                 yield _repeated(inner, (runs or 1) if body is costliest else 0)
 
 
+def _name(node: ir.Node) -> str:
+    return node.name or next((str(value.name) for value in node.outputs), "")
+
+
 def _macs(node: ir.Node, rule: MacRule) -> tuple[int, int]:
     shapes = operands(node, rule)
     if shapes is None:
         raise ModelFileError(
-            f"node {node.name or node.outputs[0].name!r} ({operator(node)}): its shapes cannot be "
+            f"node {_name(node)!r} ({operator(node)}): its shapes cannot be "
             "inferred; give the input's shape with --input-shape NAME:1,3,224,224"
         )
     dense = rule.dense(node, shapes)

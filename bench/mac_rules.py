@@ -263,11 +263,13 @@ ZERO_MAC_OPS: frozenset[str] = frozenset(_ZERO_MAC_NAMES.split())
 
 
 def operands(node: ir.Node, rule: MacRule) -> Operands | None:
-    """The shapes that the rule needs; None where one of them is not known."""
+    """The shapes that the rule needs; None where one of them is not known, or not there."""
     inputs = tuple(static_shape(value) for value in node.inputs)
-    output = static_shape(node.outputs[0])
+    output = static_shape(node.outputs[0]) if node.outputs else None
     needed = [i for i in rule.optional if i < len(inputs) and node.inputs[i] is not None]
     if any(inputs[index] is None for index in needed) or (output is None and rule.by_output):
+        return None
+    if max(rule.x, rule.w) >= len(inputs):
         return None
     x, w = inputs[rule.x], inputs[rule.w]
     return None if x is None or w is None else Operands(x, w, output or (), inputs)

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from edgekit.bench.shapes import operator
 from edgekit.bench.weights import RESHAPES, StoredTensor
+from edgekit.bench.zero_points import code_inputs
 
 
 class Role(IntEnum):
@@ -102,6 +103,7 @@ QUANTIZER_INPUTS: dict[str, tuple[int, ...]] = {
     "com.microsoft.QLinearGlobalAveragePool": (1, 2, 3, 4),
     "com.microsoft.QLinearLeakyRelu": (1, 2, 3, 4),
     "com.microsoft.QLinearMul": (1, 2, 4, 5, 6, 7),
+    "com.microsoft.QLinearReduceMean": (1, 2, 3, 4),
     "com.microsoft.QLinearSigmoid": (1, 2, 3, 4),
     "com.microsoft.QLinearSoftmax": (1, 2, 3, 4),
     "com.ms.internal.nhwc.QLinearConv": (1, 2, 4, 5, 6, 7),
@@ -117,6 +119,8 @@ _WIDEST_CODE = 16
 def role_of_use(node: ir.Node, index: int, stored: StoredTensor) -> Role:
     """Role of a stored tensor where a node takes it, as it is or handed on, at an input."""
     name = operator(node)
+    if name == "com.microsoft.QLinearConcat":
+        return Role.LEARNED if index in code_inputs(node) else Role.QUANTIZER
     if index in QUANTIZER_INPUTS.get(name, ()):
         return Role.QUANTIZER
     if index in STRUCTURE_INPUTS.get(name, ()):

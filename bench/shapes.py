@@ -77,6 +77,12 @@ def graph_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.const_value is None]
 
 
+def opset_version(model: ir.Model) -> int:
+    """Version of ONNX's own operator set, under either of its names; 0 where there is none."""
+    imports = model.opset_imports
+    return next((imports[name] for name in STANDARD_DOMAINS if name in imports), 0)
+
+
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The bodies that a control-flow node holds."""
     for attribute in node.attributes.values():
@@ -171,6 +177,7 @@ def _take_declared(declared: Mapping[ir.Value, ir.Shape | None], sizes: Mapping[
 def _infer(work: ir.Model, sizes: Mapping[str, int], *, keep: bool = False) -> onnx.ModelProto:
     """Infer shapes; `keep` trusts those that the nodes' outputs have."""
     skeleton = work.clone()
+    opset = opset_version(work)
     for graph in [skeleton.graph, *skeleton.graph.subgraphs()]:
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -179,7 +186,7 @@ def _infer(work: ir.Model, sizes: Mapping[str, int], *, keep: bool = False) -> o
             value.shape = None if value.shape is None else value.shape.evaluate(sizes)
         for node in list(graph):
             known = [output.shape if keep else None for output in node.outputs]
-            _strip(node, graph, sizes)
+            _strip(node, graph, sizes, opset)
             for output, shape in zip(node.outputs, known, strict=True):
                 output.shape = output.shape if shape is None else shape
     try:
@@ -191,7 +198,7 @@ def _infer(work: ir.Model, sizes: Mapping[str, int], *, keep: bool = False) -> o
         ) from error
 
 
-def _strip(node: ir.Node, scope: ir.Graph, sizes: Mapping[str, int]) -> None:
+def _strip(node: ir.Node, scope: ir.Graph, sizes: Mapping[str, int], opset: int) -> None:
     attribute = node.attributes.get("value") if node.op_type == "Constant" else None
     if attribute is not None and not attribute.is_ref():
         stub = _stub(attribute.value, "value")
@@ -199,7 +206,7 @@ def _strip(node: ir.Node, scope: ir.Graph, sizes: Mapping[str, int]) -> None:
     if node.inputs and node.outputs and node.outputs[0].const_value is not None:
         _become_constant(node)
         return
-    if stand_in(node, scope):
+    if stand_in(node, scope, opset):
         return
     standard = node.domain in STANDARD_DOMAINS
     for output in node.outputs:  # what the file says was written for another batch size

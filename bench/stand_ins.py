@@ -18,8 +18,9 @@ ADDED = "edgekit.stand-in"
 NCHWC = "com.microsoft.nchwc"
 NHWC = "com.ms.internal.nhwc"
 _DOMAINS = ("com.microsoft", NCHWC, NHWC)
+_AXES_ARE_AN_INPUT = 18  # from this opset on, of a ReduceMean
 # (operator that has the same output shape, inputs of ours that it takes)
-STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
+STAND_INS: dict[str, tuple[str, tuple[int, ...] | slice]] = {
     "BiasGelu": ("Identity", (0,)),
     "DequantizeLinear": ("Cast", (0,)),
     "DynamicQuantizeLSTM": ("LSTM", (0, 1, 2)),
@@ -40,10 +41,12 @@ STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
     "QGemm": ("Gemm", (0, 3)),
     "QLinearAdd": ("Add", (0, 3)),
     "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearConcat": ("Concat", slice(2, None, 3)),
     "QLinearConv": ("Conv", (0, 3)),
     "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
     "QLinearLeakyRelu": ("Identity", (0,)),
     "QLinearMul": ("Mul", (0, 3)),
+    "QLinearReduceMean": ("ReduceMean", (0,)),
     "QLinearSigmoid": ("Identity", (0,)),
     "QLinearSoftmax": ("Identity", (0,)),
     "QuantizeLinear": ("Cast", (0,)),
@@ -51,7 +54,7 @@ STAND_INS: dict[str, tuple[str, tuple[int, ...]]] = {
     "SkipLayerNormalization": ("Identity", (0,)),
     "TransposeMatMul": ("MatMul", (0, 1)),
 }
-_LAID_OUT: dict[str, tuple[str, tuple[int, ...]]] = {
+_LAID_OUT: dict[str, tuple[str, tuple[int, ...] | slice]] = {
     "AveragePool": ("AveragePool", (0,)),
     "Conv": ("Conv", (0, 1)),
     "ConvTranspose": ("ConvTranspose", (0, 1)),
@@ -64,12 +67,13 @@ _LAID_OUT: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-def stand_in(node: ir.Node, scope: ir.Graph) -> bool:
+def stand_in(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
     """Turn a node of onnxruntime's domains into a standard one of the same output shape.
 
     Args:
         node: A node of the skeleton.
         scope: The graph that it is in; what it needs besides is added there.
+        opset: Version of ONNX's own operator set that the skeleton imports.
 
     Returns:
         Whether there is one; if not the node is unchanged.
@@ -86,7 +90,9 @@ def stand_in(node: ir.Node, scope: ir.Graph) -> bool:
     found = (_LAID_OUT if laid_out else STAND_INS).get(node.op_type)
     if found is None:
         return False
-    inputs = [node.inputs[index] for index in found[1]]
+    inputs = _taken(node, found[1])
+    if inputs is None:
+        return False
     if found[0] == "Cast":
         node.attributes["to"] = ir.AttrInt64("to", _cast_type(node))
     elif found[0] == "Einsum":
@@ -94,10 +100,20 @@ def stand_in(node: ir.Node, scope: ir.Graph) -> bool:
     elif found[0] == "Slice":
         stop = node.attributes["channels"].as_int()
         inputs += [_constant(scope, node, i, [v]) for i, v in enumerate((0, stop, 1))]
+    elif found[0] == "ReduceMean" and opset >= _AXES_ARE_AN_INPUT:
+        axes = node.attributes.pop("axes", None)
+        inputs += [] if axes is None else [_constant(scope, node, 0, axes.as_ints())]
     _become(node, found[0], inputs)
     if channels_last and found[0] != "Identity":
         _transpose(node, before=found[0] != "Slice")
     return True
+
+
+def _taken(node: ir.Node, which: tuple[int, ...] | slice) -> list[ir.Value | None] | None:
+    """The inputs that the stand-in takes; None where the node has not all of them."""
+    if isinstance(which, slice):
+        return list(node.inputs[which])
+    return [node.inputs[i] for i in which] if max(which) < len(node.inputs) else None
 
 
 def _become(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> None:
@@ -139,7 +155,7 @@ def _weight(node: ir.Node, scope: ir.Graph) -> ir.Value:
     return _initializer(scope, f"{node.outputs[0].name}.weight", stub)
 
 
-def _constant(scope: ir.Graph, node: ir.Node, index: int, values: list[int]) -> ir.Value:
+def _constant(scope: ir.Graph, node: ir.Node, index: int, values: Sequence[int]) -> ir.Value:
     tensor = ir.tensor(np.array(values, np.int64))
     return _initializer(scope, f"{node.outputs[0].name}.{index}", tensor)
 

@@ -34,6 +34,7 @@ ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
     "com.microsoft.QLinearGlobalAveragePool": _UNARY,
     "com.microsoft.QLinearLeakyRelu": _UNARY,
     "com.microsoft.QLinearMul": _ELEMENTWISE,
+    "com.microsoft.QLinearReduceMean": _UNARY,
     "com.microsoft.QLinearSigmoid": _UNARY,
     "com.microsoft.QLinearSoftmax": _UNARY,
 }
@@ -45,10 +46,12 @@ OUTPUT_ZERO_POINTS: dict[str, int] = {
     "com.microsoft.QGemm": 8,
     "com.microsoft.QLinearAdd": 7,
     "com.microsoft.QLinearAveragePool": 4,
+    "com.microsoft.QLinearConcat": 1,
     "com.microsoft.QLinearConv": 7,
     "com.microsoft.QLinearGlobalAveragePool": 4,
     "com.microsoft.QLinearLeakyRelu": 4,
     "com.microsoft.QLinearMul": 7,
+    "com.microsoft.QLinearReduceMean": 4,
     "com.microsoft.QLinearSigmoid": 4,
     "com.microsoft.QLinearSoftmax": 4,
 }
@@ -71,8 +74,15 @@ def zero_point(node: ir.Node, index: int) -> tuple[ir.Value | None, int] | None:
     name = operator(node)
     if name in _WITHOUT and value_type(node.inputs[index]).is_integer():
         return _zero_point_around(node, index), 0
-    found = ZERO_POINTS.get(name, {}).get(index)
+    found = code_inputs(node).get(index)
     return None if found is None else (input_at(node, found[0]), found[1])
+
+
+def code_inputs(node: ir.Node) -> dict[int, tuple[int, int]]:
+    """A node's inputs that take codes, each with the input of their zero point and its axis."""
+    if operator(node) == "com.microsoft.QLinearConcat":  # any number of codes, scale, zero point
+        return {index: (index + 2, 0) for index in range(2, len(node.inputs), 3)}
+    return ZERO_POINTS.get(operator(node), {})
 
 
 def _zero_point_around(node: ir.Node, index: int) -> ir.Value | None:
@@ -104,7 +114,7 @@ def _read_with(values: Iterable[ir.Value]) -> Iterator[ir.Value | None]:
     while waiting:
         for node, index in waiting.pop().uses():
             name = operator(node)
-            found = ZERO_POINTS.get(name, {}).get(index)
+            found = code_inputs(node).get(index)
             if found is not None:
                 yield input_at(node, found[0])
             elif node not in seen and index in range(len(node.inputs))[_kept(name)]:

@@ -1,0 +1,69 @@
+"""Operators of onnxruntime's own domains: shapes, zero points and what they store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgekit.bench.count import count
+from edgekit.runtime.errors import ModelFileError
+
+Graph = Callable[..., ir.Model]
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
+WEIGHT = np.array([0, 1, 2, 3, 4, 5, 0, 7] * 2, np.int8).reshape(2, 8, 1, 1)
+JOINED = f"""
+{HEAD}
+agraph (uint8[n, 4, 3, 3] a, uint8[n, 4, 3, 3] b) => (uint8[n, 2, 3, 3] y)
+<float s = {{0.5}}, float sa = {{1.0}}, float sb = {{2.0}}, float sw = {{1.0}},
+ uint8 z = {{1}}, uint8 za = {{2}}, uint8 zb = {{3}}, int8 zw = {{0}}>
+{{
+    c = com.microsoft.QLinearConcat <axis = 1> (s, z, a, sa, za, b, sb, zb)
+    y = QLinearConv (c, s, z, w, sw, zw, s, z)
+}}
+"""
+
+
+def test_joined_codes_are_followed_and_their_scales_stored(graph: Graph) -> None:
+    counts = count(graph(JOINED, w=WEIGHT))
+    assert (counts.macs, counts.effective_macs) == (9 * 16, 9 * 12)
+    assert counts.nodes[0].output_shape == (1, 8, 3, 3)
+    assert counts.stored_bits == 16 * 8 + 4 * 32 + 4 * 8
+    assert (counts.params, counts.uncounted_ops) == (16, ())
+
+
+def test_codes_that_are_joined_with_others_are_learned(graph: Graph) -> None:
+    text = JOINED.replace("uint8[n, 4, 3, 3] a, ", "")
+    token = np.full((1, 4, 3, 3), 2, np.uint8)
+    token[0, 0, 0] = 5
+    counts = count(graph(text, w=WEIGHT, a=token))
+    assert (counts.params, counts.nonzero) == (16 + 36, 12 + 3)
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_a_mean_of_codes_is_followed(graph: Graph, opset: int) -> None:
+    text = f"""
+    {HEAD.replace("21", str(opset))}
+    agraph (uint8[n, 8, 3, 3] x) => (uint8[n, 2, 1, 1] y)
+    <float s = {{0.5}}, float t = {{1.0}}, uint8 z = {{1}}, int8 zw = {{0}}>
+    {{
+        m = com.microsoft.QLinearReduceMean <axes = [2, 3], keepdims = 1> (x, s, z, t, z)
+        y = QLinearConv (m, t, z, w, t, zw, s, z)
+    }}
+    """
+    counts = count(graph(text, w=WEIGHT))
+    assert (counts.macs, counts.effective_macs) == (16, 12)
+    assert counts.nodes[0].output_shape == (1, 8, 1, 1)
+    assert counts.stored_bits == 16 * 8 + 2 * 32 + 2 * 8
+
+
+@pytest.mark.parametrize("operator", ["QGemm", "QLinearConv", "FusedMatMul", "QAttention"])
+def test_an_operator_without_its_inputs_is_refused(graph: Graph, operator: str) -> None:
+    text = f"""
+    {HEAD} agraph (uint8[2, 4] x) => (uint8[2, 4] y) {{ y = com.microsoft.{operator} (x) }}
+    """
+    with pytest.raises(ModelFileError, match=operator):
+        count(graph(text))
