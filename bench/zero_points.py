@@ -19,15 +19,18 @@ from edgekit.bench.weights import RESHAPES, input_at, value_type
 _CONV = {0: (2, 0), 3: (5, 0)}
 _ELEMENTWISE = {0: (2, -1), 3: (5, -1)}
 _UNARY = {0: (2, -1)}
-# Input that takes codes -> (input with their zero point, axis of the codes that it lies along).
+# Input that takes codes -> (input with their zero point, axis of the codes that it lies along);
+# those of QGemm and QLinearConcat depend on the node, see `code_inputs`.
 ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
     "ConvInteger": {0: (2, 0), 1: (3, 0)},
     "DequantizeLinear": {0: (2, 1)},  # or along the axis of its attribute
     "MatMulInteger": {0: (2, -2), 1: (3, -1)},
     "QLinearConv": _CONV,
     "QLinearMatMul": {0: (2, -2), 3: (5, -1)},
+    "com.microsoft.DynamicQuantizeLSTM": {1: (9, 0), 2: (11, 0)},  # or [directions, columns]
     "com.microsoft.DynamicQuantizeMatMul": {1: (3, -1)},
     "com.microsoft.MatMulIntegerToFloat": {0: (4, -2), 1: (5, -1)},
+    "com.microsoft.QAttention": {0: (6, -1), 1: (7, -1)},
     "com.microsoft.QLinearAdd": _ELEMENTWISE,
     "com.microsoft.QLinearAveragePool": _UNARY,
     "com.microsoft.QLinearConv": _CONV,
@@ -37,6 +40,7 @@ ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
     "com.microsoft.QLinearReduceMean": _UNARY,
     "com.microsoft.QLinearSigmoid": _UNARY,
     "com.microsoft.QLinearSoftmax": _UNARY,
+    "com.ms.internal.nhwc.QLinearConv": _CONV,
 }
 # Input with the zero point of the codes that come out.
 OUTPUT_ZERO_POINTS: dict[str, int] = {
@@ -54,6 +58,7 @@ OUTPUT_ZERO_POINTS: dict[str, int] = {
     "com.microsoft.QLinearReduceMean": 4,
     "com.microsoft.QLinearSigmoid": 4,
     "com.microsoft.QLinearSoftmax": 4,
+    "com.ms.internal.nhwc.QLinearConv": 7,
 }
 # Operators on codes that leave their scale and zero point as they are, and the inputs with codes.
 _KEEP_CODES: dict[str, slice] = {
@@ -80,9 +85,14 @@ def zero_point(node: ir.Node, index: int) -> tuple[ir.Value | None, int] | None:
 
 def code_inputs(node: ir.Node) -> dict[int, tuple[int, int]]:
     """A node's inputs that take codes, each with the input of their zero point and its axis."""
-    if operator(node) == "com.microsoft.QLinearConcat":  # any number of codes, scale, zero point
+    name = operator(node)
+    if name == "com.microsoft.QLinearConcat":  # any number of codes, scale, zero point
         return {index: (index + 2, 0) for index in range(2, len(node.inputs), 3)}
-    return ZERO_POINTS.get(operator(node), {})
+    if name == "com.microsoft.QGemm":
+        transposed = node.attributes.get("transB")
+        is_transposed = transposed is not None and transposed.as_int() != 0
+        return {0: (2, -1), 3: (5, 0 if is_transposed else 1)}
+    return ZERO_POINTS.get(name, {})
 
 
 def _zero_point_around(node: ir.Node, index: int) -> ir.Value | None:
