@@ -2,8 +2,8 @@
 
 Such a decoder is a part of the graph that depends on no input. It is not known by its operators:
 onnxruntime computes it, and what it makes counts as the weight, while the file is charged for what
-it stores. Paths that only reshape, cast, join or dequantize are no decoders; `weights` follows
-those without computing anything.
+it stores. Paths that only reshape, cast, join or dequantize are no decoders; `nonzeros`
+follows those.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Which elements of a constant are zero, as the operator that uses it sees them.
 
 A weight may reach its operator through DequantizeLinear, QuantizeLinear, Cast and operators that
-only reshape. `constant_codes` follows that path; what it returns is zero exactly where the weight
-is. A quantized weight is zero where it equals its zero point.
+reshape, cut, join or repeat. `constant_codes` follows that path; what it returns is zero exactly
+where the weight is. A quantized weight is zero where it equals its zero point.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.bench import n_bits
+from edgekit.bench.parts import LARGEST_ELEMENTS, PARTS, part
 from edgekit.bench.shapes import operator, static_shape
 from edgekit.bench.uses import Use
 from edgekit.bench.weights import (
@@ -28,6 +31,8 @@ from edgekit.bench.weights import (
 from edgekit.bench.zero_points import zero_point
 from edgekit.runtime.errors import ModelFileError
 
+_QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
+
 
 def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
     """A constant that is zero exactly where `value` is, of its shape; None if it is no constant.
@@ -35,25 +40,47 @@ def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
     Raises:
         ModelFileError: scales or zero points do not fit what they are for.
     """
-    if value is None:
-        return None
+    known: dict[ir.Value, NDArray[Any] | None] = {}
+    waiting = [] if value is None else [value]
+    while waiting:
+        current = waiting[-1]
+        missing = {source for source in _sources(current) if source not in known}
+        if missing:
+            waiting += missing
+        else:
+            waiting.pop()
+            known[current] = _codes(current, known)
+    return None if value is None else known[value]
+
+
+def _sources(value: ir.Value) -> list[ir.Value]:
+    """What the codes of a value are made of: none for a stored tensor and for what is computed."""
+    node = value.producer()
+    if node is None or not node.inputs or stored_tensor(value) is not None:
+        return []
+    name = operator(node)
+    if name == "Concat":
+        return [source for source in node.inputs if source is not None]
+    passes = name in RESHAPES or name in CASTS or name in PARTS or name in _QUANTIZERS
+    return [source for source in node.inputs[:1] if passes and source is not None]
+
+
+def _codes(value: ir.Value, known: Mapping[ir.Value, NDArray[Any] | None]) -> NDArray[Any] | None:
     stored = stored_tensor(value)
     if stored is not None:
         return None if stored.dtype == ir.DataType.STRING else stored.array()
-    node = value.producer()
-    if node is None or not node.inputs:
+    node, found = value.producer(), [known[source] for source in _sources(value)]
+    arrays = [array for array in found if array is not None]
+    if node is None or not arrays or len(arrays) < len(found):
         return None
     name = operator(node)
-    if name not in RESHAPES | CASTS and name not in ("DequantizeLinear", "QuantizeLinear"):
-        return None
-    codes = constant_codes(node.inputs[0])
-    if codes is None or name in CASTS:
-        return codes
+    if name in PARTS:
+        return part(value, arrays)
     if name == "DequantizeLinear":
-        return _differs(codes, input_at(node, 2), _axis(node), _block_size(node))
+        return _differs(arrays[0], input_at(node, 2), _axis(node), _block_size(node))
     if name == "QuantizeLinear":
-        return _quantized(codes, node)
-    return _reshaped(codes, node, value)
+        return _quantized(arrays[0], node)
+    return arrays[0] if name in CASTS else _reshaped(arrays[0], node, value)
 
 
 def count_nonzero(node: ir.Node, index: int) -> int | None:
@@ -78,7 +105,8 @@ def count_nonzero(node: ir.Node, index: int) -> int | None:
     if is_n_bits(node, index):
         points = constant_codes(input_at(node, n_bits.ZERO_POINTS))
         return n_bits.count_nonzero_codes(node, codes, points)
-    return _count(codes if point is None else _differs(codes, *point))
+    different = codes if point is None else _differs(codes, *point)
+    return None if different is None else _count(different)
 
 
 def count_stored_nonzero(stored: StoredTensor, use: Use | None) -> int:
@@ -119,21 +147,33 @@ def _compact(codes: NDArray[Any]) -> NDArray[Any]:
 
 def _differs(
     codes: NDArray[Any], zero_points: ir.Value | None, axis: int, block_size: int = 0
-) -> NDArray[Any]:
+) -> NDArray[Any] | None:
     """Where codes differ from their zero point; the codes themselves where that is zero."""
     zeros = constant_codes(zero_points)
     if zeros is None or not zeros.any():
         return codes
-    fitting = _fitting(zeros, codes.shape, axis, block_size)
-    return np.broadcast_to(_compact(codes) != fitting, codes.shape)
+    return _combined(np.not_equal, codes, _fitting(zeros, codes.shape, axis, block_size))
 
 
-def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any]:
+def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any] | None:
     scales = constant_codes(node.inputs[1])
     if scales is None:
         return values
     fitting = _fitting(scales, values.shape, _axis(node), _block_size(node))
-    return np.broadcast_to(np.rint(_compact(values) / fitting), values.shape)
+    return _combined(lambda value, scale: np.rint(value / scale), values, fitting)
+
+
+def _combined(
+    operation: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
+    codes: NDArray[Any],
+    factors: NDArray[Any],
+) -> NDArray[Any] | None:
+    """An elementwise operation that repeats nothing; None where it makes too much of a little."""
+    compact = _compact(codes)
+    elements = prod(np.broadcast_shapes(compact.shape, factors.shape))
+    if elements > max(compact.size, LARGEST_ELEMENTS):
+        return None
+    return np.broadcast_to(operation(compact, factors), codes.shape)
 
 
 def _fitting(
@@ -172,7 +212,10 @@ def _reshaped(codes: NDArray[Any], node: ir.Node, value: ir.Value) -> NDArray[An
             permutation = node.attributes.get("perm")
             return codes.transpose(permutation.as_ints() if permutation is not None else None)
         shape = static_shape(value)
-        return codes if shape is None else codes.reshape(shape)
+        if shape is None or shape == codes.shape:
+            return codes
+        copies = _compact(codes).size not in (1, codes.size)
+        return None if copies and codes.size > LARGEST_ELEMENTS else codes.reshape(shape)
     except ValueError:
         return None
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgekit.bench.parts import PARTS
 from edgekit.bench.shapes import operator
 from edgekit.bench.weights import CASTS, RESHAPES, input_at
 
-# Operators that hand on some of a tensor, some of it several times, or a join of several.
-PARTS = frozenset({"Concat", "Expand", "Slice", "Split", "Tile"})
 _QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _WHOLE = RESHAPES | CASTS | _QUANTIZERS
 
@@ -41,7 +40,7 @@ def final_uses(value: ir.Value) -> Iterator[Use]:
         current, whole, zero_point = waiting.pop()
         for node, index in current.uses():
             name = operator(node)
-            if name not in _WHOLE | PARTS or (index and name != "Concat"):
+            if (name not in _WHOLE and name not in PARTS) or (index and name != "Concat"):
                 yield Use(node, index, whole, zero_point)
                 continue
             decodes_part = name == "DequantizeLinear" and whole is not current

@@ -140,3 +140,101 @@ def test_a_fill_counts_without_its_elements(graph: Graph, zero: int, nonzero: in
     counts = count(graph(text))
     assert (counts.params, counts.nonzero) == (10**12, nonzero)
     assert (counts.macs, counts.effective_macs) == (10**12, nonzero)
+
+
+PART = f"""
+{HEAD}
+agraph (float[1, 4] x) => (float[a, b] y)
+<float s = {{0.5}}, uint8 z = {{128}}, int64[2] twice = {{1, 2}}, int64[2] wide = {{4, 3}},
+ int64[1] one = {{1}}, int64[1] last = {{-1}}, int64[1] least = {{-99}}, int64[1] end = {{99}}>
+{{
+    d = DequantizeLinear (q, s, z)
+    PART
+    y = MatMul (x, w)
+}}
+"""
+# Four rows of three columns, of which five are zero.
+CUT = np.array([[0, 1, 2], [0, 0, 3], [4, 5, 0], [6, 7, 0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("cut", "nonzero"),
+    [
+        ("a, w = Split <axis = 1, num_outputs = 2> (d)", 2),  # the third column
+        ("w, a = Split <axis = -1, num_outputs = 2> (d)", 5),  # the other two
+        ("w = Slice (d, one, end, one)", 2 + 3),  # columns 1 and 2, the end beyond them
+        ("w = Slice (d, last, least, one, last)", 7),  # all columns, backwards
+        ("w = Concat <axis = 1> (d, f)", 7 + 4),
+        ("w = Tile (d, twice)", 7 + 7),
+        ("c, a, b = Split <axis = 1> (d) w = Expand (c, wide)", 3 * 2),  # the first, three times
+        ("e, a = Split <axis = 1> (d, twice) t = Transpose (e) w = Transpose (t)", 2),
+    ],
+)
+def test_zeros_are_found_behind_a_cut_or_join(graph: Graph, cut: str, nonzero: int) -> None:
+    cut = cut.replace("c, a, b = Split <axis", "c, a, b = Split <num_outputs = 3, axis")
+    text = PART.replace("PART", cut)
+    dense = np.ones((4, 1), np.float32)
+    counts = count(graph(text, q=(CUT + 128).astype(np.uint8), f=dense))
+    columns = counts.nodes[-1].macs // 4
+    assert (counts.macs, counts.effective_macs) == (4 * columns, nonzero)
+    coded = next(p for p in counts.parameters if p.name == "q")
+    assert (coded.elements, coded.nonzero) == (12, 7)
+
+
+def test_codes_that_are_cut_before_they_are_decoded_are_zero_at_the_same_point(
+    graph: Graph,
+) -> None:
+    text = PART.replace("d = DequantizeLinear (q, s, z)", "a, b = Split <num_outputs = 2> (q)")
+    text = text.replace("PART", "c = DequantizeLinear (b, s, z) w = Concat <axis = 0> (c, c)")
+    counts = count(graph(text, q=(CUT + 128).astype(np.uint8)))
+    assert (counts.params, counts.nonzero) == (12, 7)
+    assert (counts.macs, counts.effective_macs) == (12, 2 * 4)
+
+
+def test_float_weights_of_two_convolutions_in_one_tensor(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[n, 3, 2, 2] x) => (float[n, 2, 2, 2] a, float[n, 2, 2, 2] b)
+    {{
+        w1, w2 = Split <axis = 0, num_outputs = 2> (w)
+        a = Conv (x, w1)
+        b = Conv (x, w2)
+    }}
+    """
+    counts = count(graph(text, w=CUT.reshape(4, 3, 1, 1)))
+    assert (counts.params, counts.nonzero) == (12, 7)
+    assert [n.effective_macs for n in counts.nodes if n.macs] == [4 * 3, 4 * 4]
+
+
+def test_what_a_small_file_blows_up_is_not_built(graph: Graph) -> None:
+    """12 rows of 10^10 equal numbers; laid out anew they count as dense."""
+    text = f"""
+    {HEAD}
+    agraph (float[1, r] x) => (float[1, c] y)
+    <int64[2] wide = {{12, 10000000000}}, int64[2] shape = {{3, 40000000000}}>
+    {{
+        e = Expand (f, wide)
+        w = Reshape (e, shape)
+        y = MatMul (x, w)
+    }}
+    """
+    again = count(graph(text, f=CUT.reshape(12, 1)), {"x": (1, 3)})
+    assert (again.params, again.nonzero) == (12, 7)
+    assert again.macs == again.effective_macs == 12 * 10**10
+    direct = graph(text.replace("Reshape (e, shape)", "Identity (e)"), f=CUT.reshape(12, 1))
+    counts = count(direct, {"x": (1, 12)})
+    assert (counts.macs, counts.effective_macs) == (12 * 10**10, 7 * 10**10)
+
+
+def test_a_tensor_that_is_joined_with_itself_over_and_over_takes_no_time(graph: Graph) -> None:
+    joins = " ".join(f"c{i + 1} = Concat <axis = 0> (c{i}, c{i})" for i in range(40))
+    text = f"""
+    {HEAD}
+    agraph (float[1, 1099511627776] x) => (float[1, 1] y)
+    {{
+        {joins}
+        y = MatMul (x, c40)
+    }}
+    """
+    counts = count(graph(text, c0=np.ones((1, 1), np.float32)))
+    assert (counts.params, counts.macs) == (1, 2**40)
