@@ -33,6 +33,7 @@ from edgekit.bench.shapes import (
     subgraphs,
     with_static_shapes,
 )
+from edgekit.bench.trips import trips
 from edgekit.bench.weights import (
     operand_type,
     stored_elements,
@@ -240,13 +241,13 @@ class _Counter:
         )
 
     def _control_flow(self, node: ir.Node, bodies: list[list[NodeCount]]) -> Iterator[NodeCount]:
-        runs = _trips(node)
+        runs = trips(node)
         if runs is None:
             self.uncounted.add(f"{operator(node)} (trip count not in the file, counted once)")
         costliest = max(bodies, key=lambda body: sum(inner.macs for inner in body))
         for body in bodies:
             for inner in body:
-                yield _repeated(inner, (runs or 1) if body is costliest else 0)
+                yield _repeated(inner, (1 if runs is None else runs) if body is costliest else 0)
 
 
 def _name(node: ir.Node) -> str:
@@ -293,18 +294,6 @@ def _has_input(node: ir.Node, index: int | None) -> bool:
 def _window(node: ir.Node) -> int:
     kernel = node.attributes.get("kernel_shape")
     return prod(kernel.as_ints()) if kernel is not None else 1
-
-
-def _trips(node: ir.Node) -> int | None:
-    """How often a control-flow node runs its body; None where only the run can tell."""
-    if node.op_type == "If":
-        return 1
-    if node.op_type == "Scan":
-        count = node.attributes.get("num_scan_inputs")
-        shape = static_shape(node.inputs[-1]) if count is not None and node.inputs else None
-        return shape[0] if shape else None
-    limit = stored_tensor(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
-    return None if limit is None else int(limit.array().reshape(()))
 
 
 def _repeated(node: NodeCount, runs: int) -> NodeCount:
