@@ -66,7 +66,7 @@ class StoredTensor:
     def array(self) -> NDArray[Any]:
         """The values, mapped or borrowed where they can be."""
         values = self.tensor.numpy()
-        if self.dtype.bitwidth < 8:  # numpy's own integers compare and count faster
+        if self.dtype.is_integer() and self.dtype.bitwidth < 8:  # numpy's own are faster
             values = values.astype(np.uint8 if _unsigned(self.dtype) else np.int8)
         return np.broadcast_to(values.reshape(()), self.shape) if self.filled else values
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
@@ -122,6 +123,26 @@ def test_zero_points_that_do_not_fit_are_refused(
     else:
         with pytest.raises(ModelFileError, match=r"do not fit a tensor of shape \[8, 4\]"):
             count(model)
+
+
+def test_four_bit_floats_below_one_are_no_zeros(graph: Graph) -> None:
+    text = f"""
+    {HEAD.replace("21", "23").replace("10", "11")}
+    agraph (float[n, 4] x) => (float[n, 2] y)
+    <float s = {{0.5}}>
+    {{
+        w = DequantizeLinear (f, s)
+        y = MatMul (x, w)
+    }}
+    """
+    proto = ir.to_proto(graph(text))
+    values = [0.5, 0, -0.5, 1, 0, 6, -0.0, 0.5]
+    proto.graph.initializer.append(
+        onnx.helper.make_tensor("f", onnx.TensorProto.FLOAT4E2M1, (4, 2), values)
+    )
+    counts = count(ir.from_proto(proto))
+    assert (counts.params, counts.nonzero, counts.effective_macs) == (8, 5, 5)
+    assert counts.stored_bits == 8 * 4 + 32
 
 
 @pytest.mark.parametrize(("zero", "nonzero"), [(3, 0), (2, 10**12)])
