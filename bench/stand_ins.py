@@ -65,6 +65,19 @@ _LAID_OUT: dict[str, tuple[str, tuple[int, ...] | slice]] = {
     "ReorderInput": ("Identity", (0,)),  # the channels that it adds are the next weight's matter
     "ReorderOutput": ("Slice", (0,)),
 }
+# Operators whose weight is packed or holds several: a stub of another shape stands for it.
+_PACKED = ("Attention", "MatMulNBits", "QAttention")
+# Input that has the type of the output, and the type where it is left out.
+_OUTPUT_TYPES: dict[str, tuple[int, ir.DataType]] = {
+    "DequantizeLinear": (1, ir.DataType.FLOAT),
+    "MatMulInteger16": (2, ir.DataType.INT32),
+    "MatMulIntegerToFloat": (2, ir.DataType.FLOAT),
+    "QAttention": (3, ir.DataType.FLOAT),
+    "QGemm": (8, ir.DataType.FLOAT),
+    "QLinearConcat": (1, ir.DataType.UINT8),
+    "QLinearConv": (7, ir.DataType.UINT8),
+    "QuantizeLinear": (2, ir.DataType.UINT8),
+}
 
 
 def stand_in(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
@@ -80,22 +93,31 @@ def stand_in(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
     """
     if node.domain not in _DOMAINS:
         return False
-    laid_out = node.domain in (NCHWC, NHWC)
-    channels_last = node.domain == NHWC or node.op_type.startswith("Nhwc")
-    last = node.attributes.get("channels_last")
-    channels_last |= last is not None and last.as_int() != 0
-    if node.domain == "com.microsoft" and node.op_type in ("MatMulNBits", "Attention"):
-        _become(node, "MatMul", [node.inputs[0], _weight(node, scope)])
+    channels_last = _is_channels_last(node)
+    dtype = _output_type(node)
+    if not _replaced(node, scope, opset):
+        return False
+    if channels_last and node.op_type != "Identity":
+        _transpose(node, before=node.op_type != "Slice")
+    if dtype is not None and node.op_type != "Cast":
+        _put_before(node, "Cast", ir.AttrInt64("to", dtype))
+    elif dtype is not None:
+        node.attributes["to"] = ir.AttrInt64("to", dtype)
+    return True
+
+
+def _replaced(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
+    if node.domain == "com.microsoft" and node.op_type in _PACKED:
+        shape = _weight_shape(node)
+        if shape is None:
+            return False
+        _become(node, "MatMul", [node.inputs[0], _stub(node, shape, scope)])
         return True
-    found = (_LAID_OUT if laid_out else STAND_INS).get(node.op_type)
-    if found is None:
+    found = (STAND_INS if node.domain == "com.microsoft" else _LAID_OUT).get(node.op_type)
+    inputs = None if found is None else _taken(node, found[1])
+    if found is None or inputs is None:
         return False
-    inputs = _taken(node, found[1])
-    if inputs is None:
-        return False
-    if found[0] == "Cast":
-        node.attributes["to"] = ir.AttrInt64("to", _cast_type(node))
-    elif found[0] == "Einsum":
+    if found[0] == "Einsum":
         node.attributes["equation"] = ir.AttrString("equation", "bsh,btv->bsv")
     elif found[0] == "Slice":
         stop = node.attributes["channels"].as_int()
@@ -104,9 +126,13 @@ def stand_in(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
         axes = node.attributes.pop("axes", None)
         inputs += [] if axes is None else [_constant(scope, node, 0, axes.as_ints())]
     _become(node, found[0], inputs)
-    if channels_last and found[0] != "Identity":
-        _transpose(node, before=found[0] != "Slice")
     return True
+
+
+def _is_channels_last(node: ir.Node) -> bool:
+    last = node.attributes.get("channels_last")
+    named = node.domain == NHWC or node.op_type.startswith("Nhwc")
+    return named or (last is not None and last.as_int() != 0)
 
 
 def _taken(node: ir.Node, which: tuple[int, ...] | slice) -> list[ir.Value | None] | None:
@@ -132,23 +158,37 @@ def _transpose(node: ir.Node, *, before: bool) -> None:
         first.outputs[0].name = f"{node.outputs[0].name}.nchw"
         node.prepend(first)
         node.replace_input_with(0, first.outputs[0])
+    _put_before(node, "Transpose", ir.AttrInt64s("perm", [0, 2, 3, 1]))
+
+
+def _put_before(node: ir.Node, op_type: str, attribute: ir.Attr) -> None:
+    """Do what a node does in one before it, which has one output, and make it another operator."""
     inner = ir.node(node.op_type, node.inputs, node.attributes, name=ADDED, num_outputs=1)
-    inner.outputs[0].name = f"{node.outputs[0].name}.nhwc"
+    inner.outputs[0].name = f"{node.outputs[0].name}.{op_type}"
     node.prepend(inner)
     node.attributes.clear()
-    node.attributes["perm"] = ir.AttrInt64s("perm", [0, 2, 3, 1])
-    _become(node, "Transpose", [inner.outputs[0]])
+    node.attributes[attribute.name] = attribute
+    _become(node, op_type, [inner.outputs[0]])
 
 
-def _weight(node: ir.Node, scope: ir.Graph) -> ir.Value:
-    """A stub [inputs, outputs] of the weight that the operator packs or splits."""
+def _weight_shape(node: ir.Node) -> list[int] | None:
+    """[inputs, outputs] of the weight that the operator packs or splits; None if it does not say.
+
+    An Attention's weight holds those of Q, K and V side by side; V's columns are the outputs.
+    """
     if node.op_type == "MatMulNBits":
-        shape = [node.attributes["K"].as_int(), node.attributes["N"].as_int()]
-    else:
-        tensor = node.inputs[1].const_value if node.inputs[1] is not None else None
-        rows, columns = tensor.shape.numpy() if tensor is not None else (0, 0)
-        sizes = node.attributes.get("qkv_hidden_sizes")
-        shape = [rows, sizes.as_ints()[2] if sizes is not None else columns // 3]
+        sizes = [node.attributes.get(name) for name in ("K", "N")]
+        return [size.as_int() for size in sizes if size is not None] if all(sizes) else None
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    tensor = None if value is None else value.const_value
+    if tensor is None or len(tensor.shape) != 2:
+        return None
+    rows, columns = tensor.shape.numpy()
+    hidden = node.attributes.get("qkv_hidden_sizes")
+    return [rows, hidden.as_ints()[2] if hidden is not None else columns // 3]
+
+
+def _stub(node: ir.Node, shape: list[int], scope: ir.Graph) -> ir.Value:
     stub = ir.ExternalTensor(
         "absent", 0, 0, ir.DataType.FLOAT, shape=ir.Shape(shape), name="weight"
     )
@@ -171,11 +211,11 @@ def _initializer(scope: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Va
     return value
 
 
-def _cast_type(node: ir.Node) -> ir.DataType:
-    """Type of what a QuantizeLinear (its zero point's) or DequantizeLinear (its scale's) makes."""
-    index, default = (1, ir.DataType.FLOAT)
-    if node.op_type == "QuantizeLinear":
-        index, default = (2, ir.DataType.UINT8)
+def _output_type(node: ir.Node) -> ir.DataType | None:
+    """Type of the output where it is not that of the first operand; None where it is."""
+    if node.op_type not in _OUTPUT_TYPES:
+        return None
+    index, default = _OUTPUT_TYPES[node.op_type]
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         return default

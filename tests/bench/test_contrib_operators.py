@@ -67,3 +67,46 @@ def test_an_operator_without_its_inputs_is_refused(graph: Graph, operator: str) 
     """
     with pytest.raises(ModelFileError, match=operator):
         count(graph(text))
+
+
+@pytest.mark.parametrize(
+    ("product", "bits"),
+    [
+        ("MatMulIntegerToFloat (x, w, s, s, z, z)", 32),
+        ("QGemm (x, s, z, w, s, z)", 32),
+        ("QGemm (x, s, z, w, s, z, , s, z)", 8),
+        ("MatMulInteger16 (x, w)", 32),
+    ],
+)
+def test_what_follows_a_product_of_codes_has_its_type(
+    graph: Graph, product: str, bits: int
+) -> None:
+    """4 codes, 6 results, 6 of them after the next node: the peak is at that node."""
+    text = f"""
+    {HEAD}
+    agraph (uint8[1, 4] x) => (y)
+    <float s = {{0.5}}, uint8 z = {{3}}>
+    {{
+        p = com.microsoft.{product}
+        y = Transpose (p)
+    }}
+    """
+    counts = count(graph(text, w=np.ones((4, 6), np.uint8)))
+    assert [node.output_shape for node in counts.nodes] == [(1, 6), (6, 1)]
+    assert counts.peak_activation_bytes == 2 * 6 * bits // 8
+
+
+def test_quantized_attention_makes_floats(graph: Graph) -> None:
+    """16 bytes of codes in; 4 steps of 2 floats come out, twice."""
+    text = f"""
+    {HEAD}
+    agraph (uint8[1, 4, 4] x) => (y)
+    <float s = {{0.5}}>
+    {{
+        a = com.microsoft.QAttention <num_heads = 1> (x, w, b, s, s)
+        y = Relu (a)
+    }}
+    """
+    counts = count(graph(text, w=np.ones((4, 6), np.uint8), b=np.ones(6, np.float32)))
+    assert [node.output_shape for node in counts.nodes] == [(1, 4, 2), (1, 4, 2)]
+    assert counts.peak_activation_bytes == 2 * 8 * 4
