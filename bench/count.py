@@ -261,7 +261,12 @@ def _macs(node: ir.Node, rule: MacRule) -> tuple[int, int]:
             f"node {_name(node)!r} ({operator(node)}): its shapes cannot be "
             "inferred; give the input's shape with --input-shape NAME:1,3,224,224"
         )
-    dense = rule.dense(node, shapes)
+    try:
+        dense = rule.dense(node, shapes)
+    except (IndexError, KeyError, ValueError) as error:
+        raise ModelFileError(
+            f"node {_name(node)!r} ({operator(node)}): its shapes and attributes do not fit"
+        ) from error
     for index in (rule.w, rule.x) if rule.symmetric else (rule.w,):
         share = _nonzero_share(node, index) if dense else None
         if share is not None:

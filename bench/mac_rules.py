@@ -18,6 +18,7 @@ from math import prod
 import onnx_ir as ir
 
 from edgekit.bench.einsum import einsum_macs
+from edgekit.bench.n_bits import n_bits_size
 from edgekit.bench.shapes import Shape, static_shape
 
 
@@ -142,7 +143,7 @@ def multi_head_values(node: ir.Node, shapes: Operands) -> int:
 
 def mat_mul_n_bits(node: ir.Node, shapes: Operands) -> int:
     """|output| * K; the weight is packed, so that its shape does not tell K."""
-    return prod(shapes.output) * node.attributes["K"].as_int()
+    return prod(shapes.output) * n_bits_size(node)[1]
 
 
 def _keys(node: ir.Node, shapes: Operands) -> int:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgekit.bench.mac_rules import MAC_RULES
 from edgekit.bench.shapes import operator
-from edgekit.bench.weights import operand_type, storage_type
+from edgekit.bench.weights import input_at, operand_type, storage_type
 from edgekit.runtime.preprocessing import PREFIX
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -39,7 +39,7 @@ def model_precision(model: ir.Model) -> str:
 
 def _node_precision(node: ir.Node) -> str:
     rule = MAC_RULES[operator(node)][0]
-    x, w = node.inputs[rule.x], node.inputs[rule.w]
+    x, w = input_at(node, rule.x), input_at(node, rule.w)
     if operator(node) in _DYNAMIC_OPERATORS or _is_dynamic(x):
         return "dynamic-int8"
     computed = operand_type(x)

@@ -120,8 +120,10 @@ def _replaced(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
     if found[0] == "Einsum":
         node.attributes["equation"] = ir.AttrString("equation", "bsh,btv->bsv")
     elif found[0] == "Slice":
-        stop = node.attributes["channels"].as_int()
-        inputs += [_constant(scope, node, i, [v]) for i, v in enumerate((0, stop, 1))]
+        stop = node.attributes.get("channels")
+        if stop is None:
+            return False
+        inputs += [_constant(scope, node, i, [v]) for i, v in enumerate((0, stop.as_int(), 1))]
     elif found[0] == "ReduceMean" and opset >= _AXES_ARE_AN_INPUT:
         axes = node.attributes.pop("axes", None)
         inputs += [] if axes is None else [_constant(scope, node, 0, axes.as_ints())]
@@ -138,7 +140,7 @@ def _is_channels_last(node: ir.Node) -> bool:
 def _taken(node: ir.Node, which: tuple[int, ...] | slice) -> list[ir.Value | None] | None:
     """The inputs that the stand-in takes; None where the node has not all of them."""
     if isinstance(which, slice):
-        return list(node.inputs[which])
+        return list(node.inputs[which]) or None
     return [node.inputs[i] for i in which] if max(which) < len(node.inputs) else None
 
 
@@ -180,12 +182,12 @@ def _weight_shape(node: ir.Node) -> list[int] | None:
         sizes = [node.attributes.get(name) for name in ("K", "N")]
         return [size.as_int() for size in sizes if size is not None] if all(sizes) else None
     value = node.inputs[1] if len(node.inputs) > 1 else None
-    tensor = None if value is None else value.const_value
+    tensor = None if value is None or node.inputs[0] is None else value.const_value
     if tensor is None or len(tensor.shape) != 2:
         return None
     rows, columns = tensor.shape.numpy()
     hidden = node.attributes.get("qkv_hidden_sizes")
-    return [rows, hidden.as_ints()[2] if hidden is not None else columns // 3]
+    return [rows, hidden.as_ints()[-1] if hidden is not None else columns // 3]
 
 
 def _stub(node: ir.Node, shape: list[int], scope: ir.Graph) -> ir.Value:

@@ -149,8 +149,9 @@ def value_type(value: ir.Value | None) -> ir.DataType:
 
 
 def input_at(node: ir.Node, index: int) -> ir.Value | None:
-    """An input of a node; None where it is left out."""
-    return node.inputs[index] if index < len(node.inputs) else None
+    """An input of a node, from the end where the index is negative; None where it is left out."""
+    count = len(node.inputs)
+    return node.inputs[index] if -count <= index < count else None
 
 
 def is_n_bits(node: ir.Node, index: int) -> bool:

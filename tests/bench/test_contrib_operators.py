@@ -110,3 +110,41 @@ def test_quantized_attention_makes_floats(graph: Graph) -> None:
     counts = count(graph(text, w=np.ones((4, 6), np.uint8), b=np.ones(6, np.float32)))
     assert [node.output_shape for node in counts.nodes] == [(1, 4, 2), (1, 4, 2)]
     assert counts.peak_activation_bytes == 2 * 8 * 4
+
+
+PACKED = np.ones((2, 1, 16), np.uint8)  # 2 rows of 32 codes of 4 bits
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ("K = 32, N = 2, bits = 4, block_size = 32", ""),
+        ("N = 2, bits = 4, block_size = 32", "needs N, K"),
+        ("K = 32, N = 2, bits = 3, block_size = 32", "2, 4 or 8 bits"),
+        ("K = 32, N = 0, bits = 4, block_size = 32", "must be positive"),
+        ("K = 32, N = 7, bits = 4, block_size = 32", "does not fit"),
+    ],
+)
+def test_packed_weights_that_contradict_themselves_are_refused(
+    graph: Graph, attributes: str, message: str
+) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[1, 32] x) => (float[1, n] y)
+    {{ y = com.microsoft.MatMulNBits <{attributes}> (x, w, s) }}
+    """
+    model = graph(text, w=PACKED, s=np.ones(2, np.float32))
+    if not message:
+        assert count(model).params == 64
+        return
+    with pytest.raises(ModelFileError, match=message):
+        count(model)
+
+
+def test_shapes_that_an_operator_cannot_have_are_refused(graph: Graph) -> None:
+    text = f"""
+    {HEAD} agraph (float[4] x) => (float[2, 4] y)
+    {{ y = com.microsoft.FusedMatMul <transA = 1> (x, w) }}
+    """
+    with pytest.raises(ModelFileError, match="do not fit"):
+        count(graph(text, w=np.ones((4, 4), np.float32)))
