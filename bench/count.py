@@ -58,7 +58,8 @@ class NodeCount:
         macs: Multiply-accumulates with every weight.
         effective_macs: Multiply-accumulates with non-zero weights.
         weight_bits: Width of the second operand of the products; 0 without products.
-        activation_bits: Width of the first operand; without products, of the first input.
+        activation_bits: Width at which the first operand is multiplied; without products, that of
+            the first input.
         inputs: Elements of the activations read.
         outputs: Elements of the first output.
         operands: Number of tensor operands.
@@ -231,7 +232,7 @@ class _Counter:
             macs=sum(dense for dense, _ in products),
             effective_macs=sum(effective for _, effective in products),
             weight_bits=operand_type(node.inputs[rule.w]).bitwidth if rule else 0,
-            activation_bits=(operand_type if rule else value_type)(first).bitwidth,
+            activation_bits=_activation_bits(first, rule),
             inputs=sum(prod(static_shape(v) or (0,)) for v in _activations(node)),
             outputs=prod(output_shape) if output_shape is not None else 0,
             operands=sum(value is not None for value in node.inputs),
@@ -252,6 +253,12 @@ class _Counter:
 
 def _name(node: ir.Node) -> str:
     return node.name or next((str(value.name) for value in node.outputs), "")
+
+
+def _activation_bits(first: ir.Value | None, rule: MacRule | None) -> int:
+    if rule is None:
+        return value_type(first).bitwidth
+    return rule.quantizes_to or operand_type(first).bitwidth
 
 
 def _macs(node: ir.Node, rule: MacRule) -> tuple[int, int]:

@@ -12,7 +12,7 @@ An operator is in `MAC_RULES`, in `ZERO_MAC_OPS`, or it is reported as uncounted
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import onnx_ir as ir
@@ -56,6 +56,8 @@ class MacRule:
         symmetric: The stored operand may also be the first (matrix products).
         optional: Input indices whose shapes the rule needs where they are given.
         by_output: The rule needs the output's shape, which must be known.
+        quantizes_to: Bits to which the operator itself quantizes the activations; None where it
+            multiplies them as they come.
     """
 
     dense: Callable[[ir.Node, Operands], int]
@@ -65,6 +67,7 @@ class MacRule:
     symmetric: bool = False
     optional: tuple[int, ...] = ()
     by_output: bool = True
+    quantizes_to: int | None = None
 
 
 def conv(_node: ir.Node, shapes: Operands) -> int:
@@ -179,7 +182,7 @@ _PRODUCTS: dict[str, MacRule] = {
     "MatMulInteger": MacRule(mat_mul, symmetric=True),
     "QLinearConv": MacRule(conv, w=3, bias=8),
     "QLinearMatMul": MacRule(mat_mul, w=3, symmetric=True),
-    "com.microsoft.DynamicQuantizeMatMul": MacRule(mat_mul, bias=4),
+    "com.microsoft.DynamicQuantizeMatMul": MacRule(mat_mul, bias=4, quantizes_to=8),
     "com.microsoft.FusedConv": MacRule(conv, bias=2),
     "com.microsoft.FusedGemm": MacRule(gemm, bias=2, symmetric=True),
     "com.microsoft.FusedMatMul": MacRule(mat_mul, symmetric=True),
@@ -217,7 +220,7 @@ MAC_RULES: dict[str, tuple[MacRule, ...]] = {
         MacRule(projected_scores, w=0, optional=(4,)),
         MacRule(projected_values, w=0, optional=(4,)),
     ),
-    "com.microsoft.DynamicQuantizeLSTM": _RECURRENT,
+    "com.microsoft.DynamicQuantizeLSTM": tuple(replace(r, quantizes_to=8) for r in _RECURRENT),
     "com.microsoft.MultiHeadAttention": (
         MacRule(multi_head_scores, w=0, optional=(1, 6)),
         MacRule(multi_head_values, w=0, optional=(1, 6)),

@@ -11,6 +11,7 @@ from edgekit.runtime.preprocessing import PREFIX
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _DYNAMIC_OPERATORS = (
+    "com.microsoft.DynamicQuantizeLSTM",
     "com.microsoft.DynamicQuantizeMatMul",
     "com.microsoft.MatMulIntegerToFloat",
 )

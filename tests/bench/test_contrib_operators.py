@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.bench.count import count
+from edgekit.bench.scores import imt
 from edgekit.runtime.errors import ModelFileError
 
 Graph = Callable[..., ir.Model]
@@ -110,6 +111,38 @@ def test_quantized_attention_makes_floats(graph: Graph) -> None:
     counts = count(graph(text, w=np.ones((4, 6), np.uint8), b=np.ones(6, np.float32)))
     assert [node.output_shape for node in counts.nodes] == [(1, 4, 2), (1, 4, 2)]
     assert counts.peak_activation_bytes == 2 * 8 * 4
+
+
+def test_a_product_that_quantizes_its_input_counts_at_8_bits(graph: Graph) -> None:
+    """As DynamicQuantizeLinear and MatMulInteger do, of which onnxruntime makes it."""
+    pair = f"""
+    {HEAD} agraph (float[1, 4] x) => (int32[1, 6] y)
+    {{ q, s, z = DynamicQuantizeLinear (x) y = MatMulInteger (q, w, z) }}
+    """
+    fused = f"""
+    {HEAD} agraph (float[1, 4] x) => (float[1, 6] y) <float s = {{0.5}}>
+    {{ y = com.microsoft.DynamicQuantizeMatMul (x, w, s) }}
+    """
+    weight = np.ones((4, 6), np.int8)
+    two, one = count(graph(pair, w=weight)), count(graph(fused, w=weight))
+    assert imt(one) == imt(two) == pytest.approx(24 * (8 / 32) * (1 / 5.6e6 + 1 / 2.8e8))
+    assert one.precision == two.precision == "dynamic-int8"
+
+
+def test_a_quantized_lstm_quantizes_its_steps(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[5, 1, 3] x) => (float[5, 1, 1, 1] y)
+    <float[1] s = {{0.5}}, int8[1] z = {{0}}>
+    {{
+        y = com.microsoft.DynamicQuantizeLSTM <hidden_size = 1> (x, w, r, , , , , , s, z, s, z)
+    }}
+    """
+    w, r = np.ones((1, 3, 4), np.int8), np.ones((1, 1, 4), np.int8)
+    counts = count(graph(text, w=w, r=r))
+    (node,) = counts.nodes
+    assert (node.macs, node.weight_bits, node.activation_bits) == (5 * 16, 8, 8)
+    assert counts.precision == "dynamic-int8"
 
 
 PACKED = np.ones((2, 1, 16), np.uint8)  # 2 rows of 32 codes of 4 bits
