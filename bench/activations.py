@@ -98,7 +98,7 @@ def _buffers(graph: ir.Graph, inputs: list[ir.Value]) -> dict[ir.Value, ir.Value
         read = [value for value in _reads(node) if value is not None]
         if operator(node) != "If" and all(_is_constant(value, buffers, graph) for value in read):
             continue
-        kept = [v for index, v in enumerate(node.outputs) if index == 0 or _is_read(v)]
+        kept = [v for i, v in enumerate(node.outputs) if v.name and (i == 0 or _is_read(v))]
         buffers.update(zip(kept, kept, strict=True))
         first = node.inputs[0] if node.inputs else None
         if first is None or first not in buffers:
@@ -113,7 +113,8 @@ def _buffers(graph: ir.Graph, inputs: list[ir.Value]) -> dict[ir.Value, ir.Value
 def _only_quantized(
     value: ir.Value, buffers: dict[ir.Value, ir.Value], inputs: list[ir.Value]
 ) -> bool:
-    return len(value.uses()) == 1 and buffers[value] is value and value not in inputs
+    alone = len(value.uses()) == 1 and not value.is_graph_output()
+    return alone and buffers[value] is value and value not in inputs
 
 
 def _is_read(value: ir.Value) -> bool:

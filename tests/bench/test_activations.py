@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -134,6 +135,41 @@ def test_a_chain_has_one_order(graph: Graph) -> None:
     net (float[1, 1, 8, 8] x) => (float[1, 1, 8, 8] y) { a = Relu (x) y = Relu (a) }
     """
     assert count(graph(text)).activations == Peak(512, 512, 512)
+
+
+QUANTIZED = """
+<ir_version: 10, opset_import: ["" : 20]>
+net (float[1, 1000] x) => (OUTPUTS)
+<float s = {0.5}, uint8 z = {0}>
+{
+    r = Relu (x)
+    q = QuantizeLinear (r, s, z)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("outputs", "peak"),
+    [
+        ("uint8[1, 1000] q", 4000 + 1000),  # the Relu writes codes
+        ("float[1, 1000] r, uint8[1, 1000] q", 4000 + 4000),  # the caller gets its floats
+    ],
+)
+def test_floats_that_the_caller_gets_are_not_fused_away(
+    graph: Graph, outputs: str, peak: int
+) -> None:
+    counts = count(graph(QUANTIZED.replace("OUTPUTS", outputs)))
+    assert counts.peak_activation_bytes == peak
+
+
+def test_an_output_that_is_left_out_takes_no_memory(graph: Graph) -> None:
+    """The last state alone: 7 steps of 3 floats in, 5 floats out."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    net (float[7, 1, 3] x) => (float[1, 1, 5] h) { , h = LSTM <hidden_size = 5> (x, w, r) }
+    """
+    model = graph(text, w=np.ones((1, 20, 3), np.float32), r=np.ones((1, 20, 5), np.float32))
+    assert count(model).peak_activation_bytes == (21 + 5) * 4
 
 
 def test_the_arena_takes_at_least_what_the_best_order_needs(
