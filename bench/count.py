@@ -18,10 +18,9 @@ import onnx_ir as ir
 
 from edgekit.bench.activations import activation_peak
 from edgekit.bench.decoders import constant_nodes, find_decoders
-from edgekit.bench.einsum import repeats_labels
 from edgekit.bench.execution_order import Peak
-from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule, operands
-from edgekit.bench.nonzeros import count_nonzero
+from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule
+from edgekit.bench.node_macs import node_macs, node_name
 from edgekit.bench.params import Parameter, parameters
 from edgekit.bench.precision import model_precision
 from edgekit.bench.roles import Role
@@ -34,13 +33,7 @@ from edgekit.bench.shapes import (
     with_static_shapes,
 )
 from edgekit.bench.trips import trips
-from edgekit.bench.weights import (
-    operand_type,
-    stored_elements,
-    stored_tensor,
-    value_type,
-)
-from edgekit.runtime.errors import ModelFileError
+from edgekit.bench.weights import operand_type, stored_tensor, value_type
 
 _IMAGE_RANK = 4
 
@@ -52,7 +45,8 @@ class NodeCount:
     Attributes:
         name: The node's name, or its first output's where it has none.
         op_type: The operator, with its domain where that is not ONNX's own.
-        output_shape: Shape of the first output; None where it is not known.
+        output_shape: Shape of the first output, the batch divided out of its first axis; None
+            where it is not known.
         params: Elements of the learned tensors that the node is the first to use.
         nonzero: Those that are not zero.
         macs: Multiply-accumulates with every weight.
@@ -162,8 +156,8 @@ def _count(model: ir.Model, input_shapes: Mapping[str, Shape] | None) -> Counts:
     work = with_static_shapes(model, input_shapes)
     constant = constant_nodes(work.graph)
     stored = parameters(work, find_decoders(work, constant))
-    counter = _Counter(stored)
     batch = _batch(work)
+    counter = _Counter(stored, batch)
     nodes = counter.graph(work.graph)
     return Counts(
         parameters=tuple(stored),
@@ -196,9 +190,11 @@ def _peak_per_sample(model: ir.Model, batch: int) -> Peak | None:
 class _Counter:
     """Walks a graph; collects what it could not count."""
 
-    def __init__(self, stored: list[Parameter]) -> None:
+    def __init__(self, stored: list[Parameter], batch: int) -> None:
         self.uncounted: set[str] = set()
+        self._batch = batch
         self._constant: set[ir.Node] = set()
+        self._follows_from_shapes: set[ir.Node] = set()
         self._owned: dict[ir.Node, list[Parameter]] = {}
         for parameter in stored:
             if parameter.role is Role.LEARNED and parameter.node is not None:
@@ -207,6 +203,8 @@ class _Counter:
     def graph(self, graph: ir.Graph) -> list[NodeCount]:
         counts: list[NodeCount] = []
         self._constant = constant_nodes(graph, self._constant)
+        sizes = {node for node in graph if node.op_type in ("Shape", "Size")}
+        self._follows_from_shapes = constant_nodes(graph, self._follows_from_shapes | sizes)
         for node in graph:
             counts.append(self._node(node))
             bodies = [self.graph(body) for body in subgraphs(node)]
@@ -221,12 +219,12 @@ class _Counter:
         rule = rules[0] if rules else None
         owned = self._owned.get(node, [])
         output_shape = static_shape(node.outputs[0]) if node.outputs else None
-        products = [_macs(node, rule) for rule in rules]
+        products = [node_macs(node, rule) for rule in rules]
         first = node.inputs[rule.x if rule else 0] if node.inputs else None
         return NodeCount(
-            name=_name(node),
+            name=node_name(node),
             op_type=name,
-            output_shape=output_shape,
+            output_shape=self._sample_shape(node, output_shape),
             params=sum(parameter.elements for parameter in owned),
             nonzero=sum(parameter.nonzero for parameter in owned),
             macs=sum(dense for dense, _ in products),
@@ -241,6 +239,12 @@ class _Counter:
             runs=0 if node in self._constant else 1,
         )
 
+    def _sample_shape(self, node: ir.Node, shape: Shape | None) -> Shape | None:
+        """The batch divided out of the first axis, which it may have been merged into."""
+        if not shape or node in self._follows_from_shapes or shape[0] % self._batch:
+            return shape
+        return (shape[0] // self._batch, *shape[1:])
+
     def _control_flow(self, node: ir.Node, bodies: list[list[NodeCount]]) -> Iterator[NodeCount]:
         runs = trips(node)
         if runs is None:
@@ -251,46 +255,10 @@ class _Counter:
                 yield _repeated(inner, (1 if runs is None else runs) if body is costliest else 0)
 
 
-def _name(node: ir.Node) -> str:
-    return node.name or next((str(value.name) for value in node.outputs), "")
-
-
 def _activation_bits(first: ir.Value | None, rule: MacRule | None) -> int:
     if rule is None:
         return value_type(first).bitwidth
     return rule.quantizes_to or operand_type(first).bitwidth
-
-
-def _macs(node: ir.Node, rule: MacRule) -> tuple[int, int]:
-    shapes = operands(node, rule)
-    if shapes is None:
-        raise ModelFileError(
-            f"node {_name(node)!r} ({operator(node)}): its shapes cannot be "
-            "inferred; give the input's shape with --input-shape NAME:1,3,224,224"
-        )
-    try:
-        dense = rule.dense(node, shapes)
-    except (IndexError, KeyError, ValueError) as error:
-        raise ModelFileError(
-            f"node {_name(node)!r} ({operator(node)}): its shapes and attributes do not fit"
-        ) from error
-    for index in (rule.w, rule.x) if rule.symmetric else (rule.w,):
-        share = _nonzero_share(node, index) if dense else None
-        if share is not None:
-            nonzero, size = share
-            return dense, dense * nonzero // max(size, 1)
-    return dense, dense
-
-
-def _nonzero_share(node: ir.Node, index: int) -> tuple[int, int] | None:
-    """Non-zeros and elements of a stored operand; None where they do not tell the share of MACs."""
-    if node.op_type == "Einsum":
-        operands = len(node.inputs)
-        equation = node.attributes["equation"].as_string()
-        if operands != 2 or repeats_labels(equation, index % operands):
-            return None
-    nonzero = count_nonzero(node, index)
-    return None if nonzero is None else (nonzero, stored_elements(node, index))
 
 
 def _activations(node: ir.Node) -> Iterator[ir.Value]:

@@ -410,6 +410,26 @@ def test_figures_are_for_one_sample_of_a_fixed_batch(graph: Graph) -> None:
     counts = count(model)
     assert (counts.macs, counts.effective_macs) == (864, 784)
     assert counts.peak_activation_bytes == 320
+    assert [node.output_shape for node in counts.nodes] == [(1, 3, 4, 4)]
+
+
+def test_shapes_are_of_one_sample_of_a_fixed_batch(graph: Graph) -> None:
+    """Also where the batch is merged into another axis; what is no sample's keeps its shape."""
+    text = f"""
+    {HEAD}
+    agraph (float[4, 2, 4, 4] x) => (float[64, 8] y)
+    <float s = {{0.5}}, int64[2] shape = {{64, 8}}>
+    {{
+        w = DequantizeLinear (q, s)
+        c = Conv (x, w)
+        size = Shape (c)
+        y = Reshape (c, shape)
+    }}
+    """
+    counts = count(graph(text, q=np.ones((8, 2, 1, 1), np.int8)))
+    shapes = {node.name: node.output_shape for node in counts.nodes}
+    assert (shapes["w"], shapes["c"]) == ((8, 2, 1, 1), (1, 8, 4, 4))
+    assert (shapes["size"], shapes["y"]) == ((4,), (16, 8))
 
 
 @pytest.mark.parametrize(
