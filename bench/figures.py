@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgekit.bench.count import Counts, count
 from edgekit.bench.scores import ScoreConventions, Scores, score
-from edgekit.bench.shapes import Shape
+from edgekit.bench.shapes import Shape, opset_version
 from edgekit.runtime.errors import CheckFailedError
 from edgekit.runtime.model_file import model_files, read_model
 
@@ -112,7 +112,7 @@ def read_figures(
     figures = Figures(
         path=str(path),
         sha256=file_sha256(path),
-        opset=model.opset_imports.get("", 0),
+        opset=opset_version(model),
         precision=counts.precision,
         file_bytes=sum(part.stat().st_size for part in model_files(read_model(path), path)),
         params=counts.params,
