@@ -92,8 +92,12 @@ def gemm(node: ir.Node, shapes: Operands) -> int:
 
 
 def mat_mul(node: ir.Node, shapes: Operands) -> int:
-    """|output| * K, K the last axis of A (the one before with transA); batch axes broadcast."""
-    return prod(shapes.output) * shapes.x[-2 if _flag(node, "transA") else -1]
+    """|output| * K, K the last axis of A; batch axes broadcast.
+
+    With transA it is the axis before, or the first with transBatchA: `transposed_products`.
+    """
+    transposed = 0 if _flag(node, "transBatchA") else -2
+    return prod(shapes.output) * shapes.x[transposed if _flag(node, "transA") else -1]
 
 
 def recurrent(_node: ir.Node, shapes: Operands) -> int:

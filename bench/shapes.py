@@ -16,6 +16,7 @@ from onnx_ir.passes.common import InlinePass
 
 from edgekit.bench.shape_arithmetic import fold_shapes
 from edgekit.bench.stand_ins import ADDED, stand_in
+from edgekit.bench.transposed_products import fill_products
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
 
@@ -48,7 +49,7 @@ def with_static_shapes(
     sizes = _bind_inputs(work, input_shapes or {})
     declared = {value: value.shape for node in work.graph for value in node.outputs}
     _take_over(work.graph, _infer(work, sizes).graph)
-    while not _all_known(work.graph) and fold_shapes(work):
+    while (not _all_known(work.graph) and fold_shapes(work)) or fill_products(work):
         _take_over(work.graph, _infer(work, sizes).graph)
     if _take_declared(declared, sizes):
         _take_over(work.graph, _infer(work, sizes, keep=True).graph)

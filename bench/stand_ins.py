@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.bench.transposed_products import transposes
+
 # Name of the nodes that are in the skeleton alone.
 ADDED = "edgekit.stand-in"
 
@@ -91,7 +93,7 @@ def stand_in(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
     Returns:
         Whether there is one; if not the node is unchanged.
     """
-    if node.domain not in _DOMAINS:
+    if node.domain not in _DOMAINS or transposes(node):
         return False
     channels_last = _is_channels_last(node)
     dtype = _output_type(node)

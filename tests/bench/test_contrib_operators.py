@@ -174,6 +174,27 @@ def test_packed_weights_that_contradict_themselves_are_refused(
         count(model)
 
 
+def test_products_of_products_are_followed(graph: Graph) -> None:
+    """Q K^T of 7 steps and 6 columns, then P V: each shape follows from the one before."""
+    text = f"""
+    {HEAD}
+    agraph (float[1, 7, 8] x) => (y)
+    {{
+        q = MatMul (x, w)
+        k = Relu (q)
+        p = com.microsoft.FusedMatMul <transB = 1, alpha = 0.5> (q, k)
+        s = Softmax (p)
+        t = com.microsoft.FusedMatMul <transA = 1> (s, q)
+        y = Relu (t)
+    }}
+    """
+    counts = count(graph(text, w=np.ones((8, 6), np.float32)))
+    assert counts.macs == 7 * 8 * 6 + 7 * 6 * 7 + 7 * 7 * 6
+    shapes = [node.output_shape for node in counts.nodes]
+    assert shapes == [(1, 7, 6)] * 2 + [(1, 7, 7)] * 2 + [(1, 7, 6)] * 2
+    assert counts.peak_activation_bytes == 4 * (7 * 7 * 2 + 7 * 6)  # the Softmax, beside q
+
+
 def test_shapes_that_an_operator_cannot_have_are_refused(graph: Graph) -> None:
     text = f"""
     {HEAD} agraph (float[4] x) => (float[2, 4] y)

@@ -169,6 +169,31 @@ def test_fused_operators_count_like_the_plain_ones() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "x_shape", "w_shape"),
+    [
+        ("transA", (5, 3), (5, 4)),
+        ("transB", (3, 5), (4, 5)),
+        ("transA transB", (2, 5, 3), (4, 5)),
+        ("transB", (1, 2, 3, 5), (2, 4, 5)),
+        ("transBatchA", (3, 2, 5), (2, 5, 4)),
+        ("transBatchA transA", (5, 2, 3), (2, 5, 4)),
+        ("transBatchB transB", (2, 3, 5), (4, 2, 5)),
+        ("transBatchA transBatchB", (3, 2, 6, 5), (5, 2, 6, 4)),
+    ],
+)
+def test_fused_mat_mul_counts_what_a_run_sums(
+    flags: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]
+) -> None:
+    x, weight = np.ones(x_shape, np.float32), sparse(w_shape, 4)
+    node = helper.make_node(
+        "FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft", **dict.fromkeys(flags.split(), 1)
+    )
+    batch = x_shape[0] if len(x_shape) == 4 else 1
+    macs, effective = figures(model_of(node, x, w=weight))
+    assert (macs * batch, effective * batch) == oracle(node, x, w=weight)
+
+
+@pytest.mark.parametrize(
     ("equation", "x_shape", "w_shape"),
     [
         ("ij,jk->ik", (2, 3), (3, 4)),
