@@ -34,6 +34,7 @@ from edgekit.bench.shapes import (
 )
 from edgekit.bench.trips import trips
 from edgekit.bench.weights import operand_type, stored_tensor, value_type
+from edgekit.bench.windows import window
 
 _IMAGE_RANK = 4
 
@@ -58,7 +59,7 @@ class NodeCount:
         outputs: Elements of the first output.
         operands: Number of tensor operands.
         has_bias: The products' sums start from a bias.
-        window: Elements of a pooling window; 1 where there is none.
+        window: Elements of a pooling window or an interpolation; 1 where there is none.
         runs: How often the node runs for a sample: the trips of its loop, 0 in the cheaper branch
             of an If and for a node on constants, which runs at load.
     """
@@ -235,7 +236,7 @@ class _Counter:
             outputs=prod(output_shape) if output_shape is not None else 0,
             operands=sum(value is not None for value in node.inputs),
             has_bias=rule is not None and _has_input(node, rule.bias),
-            window=_window(node),
+            window=window(node),
             runs=0 if node in self._constant else 1,
         )
 
@@ -269,11 +270,6 @@ def _activations(node: ir.Node) -> Iterator[ir.Value]:
 
 def _has_input(node: ir.Node, index: int | None) -> bool:
     return index is not None and index < len(node.inputs) and node.inputs[index] is not None
-
-
-def _window(node: ir.Node) -> int:
-    kernel = node.attributes.get("kernel_shape")
-    return prod(kernel.as_ints()) if kernel is not None else 1
 
 
 def _repeated(node: NodeCount, runs: int) -> NodeCount:

@@ -20,18 +20,18 @@ micronet_challenge/counting.py), normalized for CIFAR-100 by WideResNet-28-10: 3
   whatever else inference needs (scales, zero points) counts too.
 - A dot product of n non-zero weights is n multiplications and n - 1 additions, a bias one more
   addition. A multiplication counts as (wider operand) / 32, an addition as accumulator / 32.
-- The other operators that compute are in `OTHER_OPERATIONS`. Changes of type, copies and
-  comparisons outside of activation and pooling are free, and so is what depends on no input, such
-  as the unpacking of a weight: it runs once, at load.
+- The other operators that compute are in `other_operations`, which states its conventions. Changes
+  of type, copies and comparisons outside of activation and pooling are free, and so is what depends
+  on no input, such as the unpacking of a weight: it runs once, at load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgekit.bench.count import Counts, NodeCount
 from edgekit.bench.mac_rules import MAC_RULES
+from edgekit.bench.other_operations import OTHER_OPERATIONS
 
 IMT_PARAMS = 5.6e6
 IMT_MACS = 2.8e8
@@ -61,70 +61,6 @@ class Scores:
 
     imt: float
     micronet2019: float
-
-
-Operations = tuple[int, int]
-
-
-def _per_output(multiplications: int, additions: int) -> Callable[[NodeCount], Operations]:
-    return lambda node: (node.outputs * multiplications, node.outputs * additions)
-
-
-def _per_operand_multiplied(node: NodeCount) -> Operations:
-    return node.outputs * max(node.operands - 1, 1), 0
-
-
-def _per_operand_added(node: NodeCount) -> Operations:
-    return 0, node.outputs * max(node.operands - 1, 1)
-
-
-def _mean(node: NodeCount) -> Operations:
-    return node.outputs, max(node.inputs - node.outputs, 0)
-
-
-def _window_mean(node: NodeCount) -> Operations:
-    return node.outputs, node.outputs * (node.window - 1)
-
-
-def _window_max(node: NodeCount) -> Operations:
-    return node.outputs * (node.window - 1), 0
-
-
-# Operator -> (multiplications, additions). Comparisons, divisions and exponentials count as
-# multiplications, as the organizers' counter has ReLU (1, 0), sigmoid (2, 1) and swish (3, 1).
-OTHER_OPERATIONS: dict[str, Callable[[NodeCount], Operations]] = {
-    "Add": _per_operand_added,
-    "AveragePool": _window_mean,
-    "BatchNormalization": _per_output(1, 1),
-    "Clip": _per_output(1, 0),
-    "Div": _per_output(1, 0),
-    "Elu": _per_output(2, 1),
-    "Exp": _per_output(1, 0),
-    "Gelu": _per_output(3, 1),
-    "GlobalAveragePool": _mean,
-    "GlobalMaxPool": lambda node: (max(node.inputs - node.outputs, 0), 0),
-    "HardSigmoid": _per_output(2, 1),
-    "HardSwish": _per_output(3, 1),
-    "LeakyRelu": _per_output(1, 0),
-    "Max": _per_operand_multiplied,
-    "MaxPool": _window_max,
-    "Min": _per_operand_multiplied,
-    "Mul": _per_operand_multiplied,
-    "PRelu": _per_output(1, 0),
-    "ReduceMean": _mean,
-    "ReduceSum": lambda node: (0, max(node.inputs - node.outputs, 0)),
-    "Relu": _per_output(1, 0),
-    "Sigmoid": _per_output(2, 1),
-    "Softmax": _per_output(2, 1),
-    "Sub": _per_output(0, 1),
-    "Sum": _per_operand_added,
-    "Swish": _per_output(3, 1),
-    "Tanh": _per_output(2, 1),
-    "com.microsoft.QLinearAdd": _per_output(0, 1),
-    "com.microsoft.QLinearGlobalAveragePool": _mean,
-    "com.microsoft.QLinearMul": _per_output(1, 0),
-    "com.microsoft.QLinearSigmoid": _per_output(2, 1),
-}
 
 
 def score(counts: Counts, conventions: ScoreConventions | None = None) -> Scores:

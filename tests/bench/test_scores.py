@@ -10,6 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.bench.count import Counts, count
+from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS
+from edgekit.bench.other_operations import FREE_OPERATIONS, OTHER_OPERATIONS
 from edgekit.bench.scores import (
     IMT_MACS,
     IMT_PARAMS,
@@ -126,6 +128,85 @@ def test_what_runs_at_load_is_no_work_for_a_sample(graph: Callable[..., ir.Model
     assert (work["ws"], work["t"]) == (0, 0)
     multiplications, additions = 16 * 6, 16 * 6 - 48
     assert (work["a"], work["r"]) == (multiplications + additions, 48)
+
+
+# Operator on x [1, 4, 8, 8] -> multiplications and additions. 256 elements, 4 channels of 64.
+CONVENTIONS = {
+    "Abs (x)": (256, 0),
+    "Celu (x)": (3 * 256, 256),
+    "CumSum (x, axis)": (0, 256),
+    "Erf (x)": (256, 0),
+    "GlobalLpPool (x)": (256 + 4, 256 - 4),
+    "GridSample (x, grid)": (4 * 4 * 4, 4 * 4 * 3),
+    "InstanceNormalization (x, c, c)": (3 * 256, 4 * 256),
+    "LRN <size = 3> (x)": (4 * 256, 3 * 256),
+    "LayerNormalization (x, r)": (3 * 256, 3 * 256),
+    "LayerNormalization (x, r, r)": (3 * 256, 4 * 256),
+    "LogSoftmax (x)": (256, 2 * 256),
+    "LpPool <kernel_shape = [2, 2], strides = [2, 2]> (x)": (64 * 5, 64 * 3),
+    "Mean (x, x, x)": (256, 2 * 256),
+    "Mish (x)": (5 * 256, 2 * 256),
+    "Neg (x)": (0, 256),
+    "Pow (x, r)": (256, 0),
+    "Reciprocal (x)": (256, 0),
+    "ReduceL2 (x, axis)": (256 + 64, 256 - 64),
+    "ReduceMax (x, axis)": (256 - 64, 0),
+    'Resize <mode = "linear"> (x, , scales)': (1024 * 4, 1024 * 3),
+    'Resize <mode = "cubic"> (x, , scales)': (1024 * 16, 1024 * 15),
+    'Resize <mode = "linear"> (x, , wider)': (512 * 2, 512 * 1),
+    'Resize <mode = "nearest"> (x, , scales)': (0, 0),
+    "Selu (x)": (3 * 256, 256),
+    "Softplus (x)": (2 * 256, 256),
+    "Sqrt (x)": (256, 0),
+    "Floor (x)": (0, 0),
+}
+
+
+@pytest.mark.parametrize("operator", CONVENTIONS)
+def test_operators_that_compute_cost_what_their_convention_says(
+    graph: Callable[..., ir.Model], operator: str
+) -> None:
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 21]>
+    agraph (float[1, 4, 8, 8] x) => (y)
+    <int64[1] axis = {{1}}, float[4] scales = {{1, 1, 2, 2}}, float[4] wider = {{1, 1, 1, 2}}>
+    {{ y = {operator} }}
+    """
+    row, column = np.ones(8, np.float32), np.ones(4, np.float32)
+    counts = count(graph(text, r=row, c=column, grid=np.zeros((1, 4, 1, 2), np.float32)))
+    (node,) = counts.nodes
+    multiplications, additions = CONVENTIONS[operator]
+    assert node_operations(node, 32) == multiplications + additions
+    assert node_operations(node, 16) == multiplications + additions / 2
+
+
+QUANTIZED = {
+    "QLinearAveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x, s, z, s, z)": (64, 64 * 3),
+    "QLinearLeakyRelu (x, s, z, s, z)": (256, 0),
+    "QLinearReduceMean <axes = [2, 3]> (x, s, z, s, z)": (4, 256 - 4),
+    "QLinearConcat <axis = 1> (s, z, x, s, z, x, s, z)": (0, 0),
+}
+
+
+@pytest.mark.parametrize("operator", QUANTIZED)
+def test_operators_on_codes_cost_a_quarter_of_a_multiplication(
+    graph: Callable[..., ir.Model], operator: str
+) -> None:
+    text = f"""
+    <ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    agraph (uint8[1, 4, 8, 8] x) => (y)
+    <float s = {{0.5}}, uint8 z = {{1}}>
+    {{ y = com.microsoft.{operator} }}
+    """
+    (node,) = count(graph(text)).nodes
+    multiplications, additions = QUANTIZED[operator]
+    assert node_operations(node, 32) == multiplications * 8 / 32 + additions
+
+
+def test_every_operator_has_a_convention_or_is_free() -> None:
+    tables = (MAC_RULES.keys(), OTHER_OPERATIONS.keys(), FREE_OPERATIONS)
+    assert sum(map(len, tables)) == len(set().union(*tables))  # none is in two
+    assert set().union(*tables) == MAC_RULES.keys() | ZERO_MAC_OPS
 
 
 def test_pooling_counts_its_sums_and_one_division(graph: Callable[..., ir.Model]) -> None:
