@@ -57,6 +57,7 @@ class NodeCount:
             the first input.
         inputs: Elements of the activations read.
         outputs: Elements of the first output.
+        sums: Those whose dot product has a non-zero weight, as far as it is known; else all.
         operands: Number of tensor operands.
         has_bias: The products' sums start from a bias.
         window: Elements of a pooling window or an interpolation; 1 where there is none.
@@ -75,6 +76,7 @@ class NodeCount:
     activation_bits: int
     inputs: int
     outputs: int
+    sums: int
     operands: int
     has_bias: bool
     window: int
@@ -221,6 +223,7 @@ class _Counter:
         owned = self._owned.get(node, [])
         output_shape = static_shape(node.outputs[0]) if node.outputs else None
         products = [node_macs(node, rule) for rule in rules]
+        outputs = prod(output_shape) if output_shape is not None else 0
         first = node.inputs[rule.x if rule else 0] if node.inputs else None
         return NodeCount(
             name=node_name(node),
@@ -228,12 +231,13 @@ class _Counter:
             output_shape=self._sample_shape(node, output_shape),
             params=sum(parameter.elements for parameter in owned),
             nonzero=sum(parameter.nonzero for parameter in owned),
-            macs=sum(dense for dense, _ in products),
-            effective_macs=sum(effective for _, effective in products),
+            macs=sum(product.dense for product in products),
+            effective_macs=sum(product.effective for product in products),
             weight_bits=operand_type(node.inputs[rule.w]).bitwidth if rule else 0,
             activation_bits=_activation_bits(first, rule),
             inputs=sum(prod(static_shape(v) or (0,)) for v in _activations(node)),
-            outputs=prod(output_shape) if output_shape is not None else 0,
+            outputs=outputs,
+            sums=outputs * products[0].live // products[0].sums if len(products) == 1 else outputs,
             operands=sum(value is not None for value in node.inputs),
             has_bias=rule is not None and _has_input(node, rule.bias),
             window=window(node),
@@ -296,4 +300,5 @@ def _per_sample(node: NodeCount, batch: int) -> NodeCount:
         effective_macs=node.effective_macs // batch,
         inputs=node.inputs // batch,
         outputs=node.outputs // batch,
+        sums=node.sums // batch,
     )

@@ -172,7 +172,7 @@ def _is_structure(value: ir.Value, nodes: frozenset[ir.Node]) -> bool:
 
 
 def _decoded(decoder: Decoder, array: NDArray[Any], model: ir.Model) -> ir.TensorProtocol:
-    """The tensor with its non-zeros counted; floats are not kept but computed again if read."""
+    """The tensor with its non-zeros marked; floats are not kept but computed again if read."""
     if array.dtype.kind in "iub":
         return ir.tensor(array)
 
@@ -181,7 +181,7 @@ def _decoded(decoder: Decoder, array: NDArray[Any], model: ir.Model) -> ir.Tenso
 
     dtype = ir.DataType.from_numpy(array.dtype)
     lazy = ir.LazyTensor(compute, dtype, ir.Shape(array.shape), name=decoder.value.name)
-    lazy.meta[NONZERO] = int(np.count_nonzero(array))
+    lazy.meta[NONZERO] = np.packbits(array != 0)
     return lazy
 
 

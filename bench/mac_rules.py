@@ -88,7 +88,7 @@ def conv_transpose(_node: ir.Node, shapes: Operands) -> int:
 
 def gemm(node: ir.Node, shapes: Operands) -> int:
     """|output| * K, K the columns of A (its rows with transA)."""
-    return prod(shapes.output) * shapes.x[0 if _flag(node, "transA") else 1]
+    return prod(shapes.output) * shapes.x[0 if flag(node, "transA") else 1]
 
 
 def mat_mul(node: ir.Node, shapes: Operands) -> int:
@@ -96,8 +96,8 @@ def mat_mul(node: ir.Node, shapes: Operands) -> int:
 
     With transA it is the axis before, or the first with transBatchA: `transposed_products`.
     """
-    transposed = 0 if _flag(node, "transBatchA") else -2
-    return prod(shapes.output) * shapes.x[transposed if _flag(node, "transA") else -1]
+    transposed = 0 if flag(node, "transBatchA") else -2
+    return prod(shapes.output) * shapes.x[transposed if flag(node, "transA") else -1]
 
 
 def recurrent(_node: ir.Node, shapes: Operands) -> int:
@@ -164,7 +164,8 @@ def _multi_head_keys(_node: ir.Node, shapes: Operands) -> int:
     return steps + shapes.axis(6, 2)
 
 
-def _flag(node: ir.Node, name: str) -> bool:
+def flag(node: ir.Node, name: str) -> bool:
+    """Whether an attribute is there and not 0."""
     attribute = node.attributes.get(name)
     return attribute is not None and attribute.as_int() != 0
 

@@ -67,6 +67,9 @@ def _sources(value: ir.Value) -> list[ir.Value]:
 
 def _codes(value: ir.Value, known: Mapping[ir.Value, NDArray[Any] | None]) -> NDArray[Any] | None:
     stored = stored_tensor(value)
+    mask = None if stored is None else stored.tensor.meta.get(NONZERO)
+    if stored is not None and mask is not None:
+        return np.unpackbits(mask, count=stored.elements).reshape(stored.shape).view(np.bool_)
     if stored is not None:
         return None if stored.dtype == ir.DataType.STRING else stored.array()
     node, found = value.producer(), [known[source] for source in _sources(value)]
@@ -83,30 +86,40 @@ def _codes(value: ir.Value, known: Mapping[ir.Value, NDArray[Any] | None]) -> ND
     return arrays[0] if name in CASTS else _reshaped(arrays[0], node, value)
 
 
-def count_nonzero(node: ir.Node, index: int) -> int | None:
-    """Non-zero elements of a node's constant input; None if it is not constant.
+def operand_codes(node: ir.Node, index: int) -> NDArray[Any] | None:
+    """A node's constant input, zero where its elements are; None if it is not constant.
 
     An integer weight is zero where it equals its zero point, of its channel if there are many.
 
     Raises:
         ModelFileError: scales or zero points do not fit what they are for.
     """
-    value = node.inputs[index]
-    if value is None:
-        return None
+    codes = constant_codes(input_at(node, index))
     point = zero_point(node, index)
-    if point is None and value.const_value is not None:
-        known = value.const_value.meta.get(NONZERO)
-        if known is not None:
-            return int(known)
-    codes = constant_codes(value)
+    return codes if codes is None or point is None else _differs(codes, *point)
+
+
+def count_nonzero(node: ir.Node, index: int) -> int | None:
+    """Non-zero elements of a node's constant input; None if it is not constant.
+
+    Raises:
+        ModelFileError: scales or zero points do not fit what they are for.
+    """
+    codes = operand_codes(node, index)
     if codes is None:
         return None
     if is_n_bits(node, index):
         points = constant_codes(input_at(node, n_bits.ZERO_POINTS))
         return n_bits.count_nonzero_codes(node, codes, points)
-    different = codes if point is None else _differs(codes, *point)
-    return None if different is None else _count(different)
+    return _count(codes)
+
+
+def count_live(codes: NDArray[Any], summed: tuple[int, ...]) -> tuple[int, int]:
+    """Of the sums over some axes of a constant, those with a non-zero element, and all."""
+    compact = _compact(codes)
+    live = np.any(compact if compact.dtype.kind in "biuf" else compact != 0, axis=summed)
+    total = prod(size for axis, size in enumerate(codes.shape) if axis not in summed)
+    return int(np.count_nonzero(live)) * (total // max(live.size, 1)), total
 
 
 def count_stored_nonzero(stored: StoredTensor, use: Use | None) -> int:
@@ -157,7 +170,7 @@ def _differs(
 
 def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any] | None:
     scales = constant_codes(node.inputs[1])
-    if scales is None:
+    if scales is None or values.dtype == np.bool_:
         return values
     fitting = _fitting(scales, values.shape, _axis(node), _block_size(node))
     return _combined(lambda value, scale: np.rint(value / scale), values, fitting)

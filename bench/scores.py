@@ -18,8 +18,9 @@ micronet_challenge/counting.py), normalized for CIFAR-100 by WideResNet-28-10: 3
 - Storage: each learned tensor is stored dense, or as its non-zeros and a mask of one bit an
   element, if it has any zeros; a weight that the graph rebuilds counts what the file stores for it;
   whatever else inference needs (scales, zero points) counts too.
-- A dot product of n non-zero weights is n multiplications and n - 1 additions, a bias one more
-  addition. A multiplication counts as (wider operand) / 32, an addition as accumulator / 32.
+- A dot product of n non-zero weights is n multiplications and n - 1 additions (none if n is 0), a
+  bias one more addition. A multiplication counts as (wider operand) / 32, an addition as
+  accumulator / 32.
 - The other operators that compute are in `other_operations`, which states its conventions. Changes
   of type, copies and comparisons outside of activation and pooling are free, and so is what depends
   on no input, such as the unpacking of a weight: it runs once, at load.
@@ -106,7 +107,7 @@ def node_operations(node: NodeCount, accumulator_bits: int, free_16_bits: bool =
     """A node's operations in units of one 32-bit operation, times its runs."""
     width = max(node.weight_bits, node.activation_bits)
     if node.op_type in MAC_RULES:
-        starts = node.outputs * max(node.runs, 0) * (0 if node.has_bias else 1)
+        starts = 0 if node.has_bias else node.sums * node.runs
         multiplications, additions = node.effective_macs, max(node.effective_macs - starts, 0)
     elif node.op_type in OTHER_OPERATIONS:
         each = OTHER_OPERATIONS[node.op_type](node)

@@ -29,7 +29,8 @@ _LISTED = {
     "value_int": ir.DataType.INT64,
     "value_ints": ir.DataType.INT64,
 }
-# Key of a tensor's `meta` under which the number of its non-zeros is kept, if it is dear to count.
+# Key of a tensor's `meta` with a bit for each element, set if it is not zero, where the tensor is
+# dear to compute.
 NONZERO = "edgekit.nonzero"
 
 

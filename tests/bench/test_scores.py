@@ -108,6 +108,51 @@ def test_a_node_that_does_not_run_costs_nothing(sparse_conv: Counts) -> None:
     assert node_operations(replace(relu, runs=0), 32) == 0
 
 
+# Two dot products of three weights, one of them of zeros alone: x -> multiplications, sums.
+HALF = np.array([[0, 0, 0], [1, 0, 2]], np.float32)
+DEAD = {
+    "Conv": ("(float[n, 3, 4, 4] x) => (y) { y = Conv (x, w) }", HALF.reshape(2, 3, 1, 1), 16),
+    "fixed batch": ("(float[8, 3, 4, 4] x) => (y) { y = Conv (x, w) }", HALF[..., None, None], 16),
+    "MatMul": ("(float[5, 3] x) => (y) { y = MatMul (x, w) }", HALF.T, 5),
+    "a batch of MatMul": ("(float[2, 5, 3] x) => (y) { y = MatMul (x, w) }", HALF.T[None], 10),
+    "MatMul from the left": ("(float[3, 5] x) => (y) { y = MatMul (w, x) }", HALF, 5),
+    "Gemm": ("(float[5, 3] x) => (y) { y = Gemm (x, w) }", HALF.T, 5),
+    "Gemm of rows": ("(float[5, 3] x) => (y) { y = Gemm <transB = 1> (x, w) }", HALF, 5),
+    "codes": (
+        "(float[5, 3] x) => (y) <float s = {0.5}, uint8 z = {3}>"
+        "{ d = DequantizeLinear (w, s, z) y = MatMul (x, d) }",
+        (HALF.T + 3).astype(np.uint8),
+        5,
+    ),
+    "a decoder": (
+        "(float[5, 3] x) => (y) { d = Mul (w, f) y = MatMul (x, d) }",
+        HALF.T,
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", DEAD)
+def test_a_dot_product_without_weights_adds_nothing(
+    graph: Callable[..., ir.Model], form: str
+) -> None:
+    text, weight, outputs = DEAD[form]
+    head = '<ir_version: 10, opset_import: ["" : 21]> agraph '
+    model = graph(head + text, w=np.ascontiguousarray(weight), f=np.full(2, 2, np.float32))
+    node = count(model).nodes[-1]
+    multiplications = 2 * outputs
+    assert node_operations(node, 32) == multiplications + multiplications - outputs
+
+
+def test_a_bias_alone_is_no_addition(graph: Callable[..., ir.Model]) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    agraph (float[n, 3, 4, 4] x) => (float[n, 2, 4, 4] y) { y = Conv (x, w, b) }
+    """
+    counts = count(graph(text, w=HALF.reshape(2, 3, 1, 1), b=np.ones(2, np.float32)))
+    assert node_operations(counts.nodes[0], 32) == 32 + 32  # 2 products a position, then 2 sums
+
+
 def test_what_runs_at_load_is_no_work_for_a_sample(graph: Callable[..., ir.Model]) -> None:
     """Scaling the weight costs nothing, also in a body; scaling what follows from x does."""
     text = """
