@@ -4,9 +4,10 @@ There is a buffer for each activation from the node that makes it to the last no
 node's inputs and outputs exist together. Stored tensors and what is computed from them alone are no
 activations. A view (Reshape and its like) has its input's buffer. Quantization counts as runtimes
 fuse it: the float copy behind a DequantizeLinear has the quantized tensor's buffer, and a tensor
-that only a QuantizeLinear reads has that of its quantized output. No other operator is taken to
-work in place. This is what the graph asks for, in the order of the file and in the best order that
-`execution_order` finds; what a runtime's allocator takes is measured by `arena`.
+that is no result and that only a QuantizeLinear reads has that of its quantized output. No other
+operator is taken to work in place. This is what the graph asks for, in the order of the file and in
+the best order that `execution_order` finds; what a runtime's allocator takes is measured by
+`arena`.
 """
 
 from __future__ import annotations
