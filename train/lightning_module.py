@@ -11,6 +11,7 @@ import edgekit.train.vision  # noqa: F401 (makes torchvision importable for torc
 
 # isort: split
 import lightning as L  # noqa: N812 (its documented name)
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -64,9 +65,9 @@ class TrainingData:
 class TrainingModule(L.LightningModule):
     """Trains a network on batches that are augmented on its own device.
 
-    All random draws of an epoch come from generators that are seeded by (seed, epoch, process) as
-    the epoch begins, so that a run which continues from the end of an epoch draws what it would
-    have drawn.
+    The generators of all random draws are seeded anew for each batch, by (seed, epoch, step,
+    process), so that a run which continues from the end of an epoch draws what it would have drawn,
+    and what a network draws itself does not change how the next images are augmented.
 
     Args:
         network: What to train.
@@ -148,8 +149,19 @@ class TrainingModule(L.LightningModule):
         del dataloader_idx
         images, labels = batch
         if self.trainer.training:
+            self._seed_draws()
             return self._augmentation(images, labels)
         return self._normalize(images), labels
+
+    def _seed_draws(self) -> None:
+        step = self._steps % self._steps_per_epoch
+        key = (self._seed, self._draws_epoch, step, self.trainer.global_rank)
+        # Hashed, since torch's generator of the CPU takes only 32 bits of its seed.
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        # torch.manual_seed asks every kind of device there could be, a quarter of a millisecond.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     # Training
 
@@ -176,9 +188,7 @@ class TrainingModule(L.LightningModule):
             self._distillation.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch's draws, and round what is to be rounded from this epoch on."""
-        key = (self._seed * 1_000_003 + self._draws_epoch) * 1_009 + self.trainer.global_rank
-        torch.manual_seed(key % 2**63)
+        """Begin the epoch's figures, and round what is to be rounded from this epoch on."""
         self._loss_sum, self._loss_count = 0.0, 0
         if self._quantization is not None:
             self._quantization.set_epoch(self.current_epoch)

@@ -73,6 +73,15 @@ def test_other_images_are_asked_about_whatever_is_kept(tmp_path: Path) -> None:
     assert torch.equal(found, swapped.flatten(1)[:, :2] * 2)
 
 
+def test_mirrored_images_are_asked_about_too(tmp_path: Path) -> None:
+    teacher = CountingTeacher()
+    run_epoch(TeacherOutputs(tmp_path), teacher, View(0))
+    mirrored = batches()[0].flip(3)  # the same sum over each image
+    found = TeacherOutputs(tmp_path).ask(View(0), 0, mirrored, teacher)
+    assert teacher.asked == 3
+    assert torch.equal(found, mirrored.flatten(1)[:, :2] * 2)
+
+
 def test_processes_keep_their_own_and_damaged_files_are_of_no_use(tmp_path: Path) -> None:
     teacher, outputs = CountingTeacher(), TeacherOutputs(tmp_path)
     run_epoch(outputs, teacher, View(0, 0))
@@ -113,4 +122,19 @@ def test_a_student_of_repeated_views_asks_its_teacher_once_for_each(tmp_path: Pa
     written = [path.stat().st_mtime_ns for path in kept]
     again = run_recipe(student(tmp_path), tmp_path / "student", force=True, accelerator="cpu")
     assert again.checkpoint.read_bytes() == result.checkpoint.read_bytes()
+    assert [path.stat().st_mtime_ns for path in kept] == written
+
+
+def test_a_student_that_draws_itself_sees_the_images_of_one_that_does_not(tmp_path: Path) -> None:
+    run_recipe(parse_recipe(TEACHER, origin="test"), tmp_path / "teacher", accelerator="cpu")
+    first = student(tmp_path, more='outputs = "shared"\n')
+    run_recipe(first, tmp_path / "student", accelerator="cpu")
+    kept = sorted((tmp_path / "shared").glob("*/*"))
+    assert len(kept) == 2
+    written = [path.stat().st_mtime_ns for path in kept]
+    text = first.text.replace("stem_width = 8", "stem_width = 8\ndropout = 0.2")
+    text = text.replace("[augment]", "resolutions = [[2, 12]]\n[augment]")
+    second = parse_recipe(text, origin="test", folder=tmp_path)
+    run_recipe(second, tmp_path / "second", accelerator="cpu")
+    assert sorted((tmp_path / "shared").glob("*/*")) == kept
     assert [path.stat().st_mtime_ns for path in kept] == written
