@@ -8,13 +8,14 @@
     │   ├── ModelFileError      an .onnx file that is missing, damaged or not what the step takes
     │   ├── OutputError         a target that exists, equals an input or cannot be written
     │   └── RecipeError         a recipe with an unknown key or a value out of range
-    └── CheckFailedError        exit status 1: a check of edgekit's own failed
-        ├── AccuracyError       accuracy below a stated limit, or a drop above one
-        ├── ExactnessError      quantized operators that do not compute what they should
-        ├── GateError           a model of a comparison breaks a limit that was set for it
-        ├── ParityError         the exported graph and the torch module disagree
-        ├── PassError           a graph pass changed what the model computes
-        └── TrainingError       training diverged
+    ├── CheckFailedError        exit status 1: a check of edgekit's own failed
+    │   ├── AccuracyError       accuracy below a stated limit, or a drop above one
+    │   ├── ExactnessError      quantized operators that do not compute what they should
+    │   ├── GateError           a model of a comparison breaks a limit that was set for it
+    │   ├── ParityError         the exported graph and the torch module disagree
+    │   ├── PassError           a graph pass changed what the model computes
+    │   └── TrainingError       training diverged
+    └── TerminatedError         exit status 143: the system asked the process to end (SIGTERM)
 
 A message is one line that says what is wrong, where, and what to do about it.
 """
@@ -92,3 +93,9 @@ class PassError(CheckFailedError):
 
 class TrainingError(CheckFailedError):
     """Training diverged; the message says at which epoch and step."""
+
+
+class TerminatedError(EdgekitError):
+    """A SIGTERM ended a training; what it had done is kept."""
+
+    exit_status: ClassVar[int] = 143  # as shells say it: 128 and the number of SIGTERM

@@ -23,8 +23,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from edgekit.runtime.errors import InputError, OutputError
+from edgekit.runtime.errors import InputError, OutputError, TerminatedError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.progress import EpochProgress
@@ -118,6 +119,7 @@ def fit(
     Raises:
         InputError: there are no such devices.
         OutputError: last.ckpt is damaged.
+        TerminatedError: a SIGTERM came.
         TrainingError: the loss is not finite.
     """
     last = folder / LAST
@@ -226,10 +228,14 @@ def _quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt; Lightning turns it into exit(1) and then ignores it."""
+    """Ctrl-C raises KeyboardInterrupt, SIGTERM TerminatedError; Lightning makes exits of both."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SIGTERMException:
+        raise TerminatedError(
+            "terminated; the same command, without --force, goes on after the last whole epoch"
+        ) from None
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None

@@ -80,6 +80,7 @@ def run_recipe(
         InputError: there are no such devices.
         OutputError: the folder holds another run, or cannot be written.
         RecipeError: a key of the model is wrong, or the batch does not divide among the devices.
+        TerminatedError: a SIGTERM came.
         TrainingError: the loss is not finite.
     """
     if not force and (finished := find_finished(recipe, run_dir)) is not None:

@@ -364,6 +364,40 @@ def test_an_interrupt_stays_an_interrupt_and_keeps_what_was_done(tmp_path: Path)
     assert not (folder / "model.safetensors").exists()
 
 
+TERMINATED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from edgekit.cli import main
+
+recipe, folder = map(Path, sys.argv[1:])
+
+def terminate_after_an_epoch():
+    while not (folder / "metrics.csv").exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=terminate_after_an_epoch).start()
+sys.argv[1:] = ["train", str(recipe), "--accelerator", "cpu", "--output", str(folder)]
+main()
+"""
+
+
+def test_a_terminated_run_says_so_and_keeps_what_was_done(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.replace("epochs = 2", "epochs = 5000"))
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(path), str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 143
+    assert done.stderr.startswith("edgekit: terminated; the same command")
+    assert done.stderr.count("\n") == 1
+    assert (folder / "last.ckpt").exists()
+    assert not (folder / "model.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_together_and_nothing_is_said(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"
