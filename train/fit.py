@@ -138,6 +138,37 @@ def fit(
                 write_metrics(folder / METRICS, module.history)
 
 
+def check_devices(devices: Devices) -> None:
+    """Refuse devices that are not there, before anything is made for them.
+
+    Raises:
+        InputError: there are no such devices.
+    """
+    with _quiet_lightning(), _named_devices(devices):
+        L.Trainer(
+            accelerator=devices.accelerator,
+            devices=devices.devices,
+            num_nodes=devices.num_nodes,
+            strategy=devices.strategy,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+@contextmanager
+def _named_devices(devices: Devices) -> Iterator[None]:
+    """What Lightning has against them, in one line."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot train on {devices.devices} x {devices.accelerator} with the strategy "
+            f"{devices.strategy}: {' '.join(str(error).split())}"
+        ) from error
+
+
 def _trainer(
     module: TrainingModule,
     recipe: TrainRecipe,
@@ -145,7 +176,7 @@ def _trainer(
     devices: Devices,
     callbacks: list[L.Callback],
 ) -> L.Trainer:
-    try:
+    with _named_devices(devices):
         return L.Trainer(
             accelerator=devices.accelerator,
             devices=devices.devices,
@@ -163,11 +194,6 @@ def _trainer(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"cannot train on {devices.devices} x {devices.accelerator} with the strategy "
-            f"{devices.strategy}: {' '.join(str(error).split())}"
-        ) from error
 
 
 def _check_state(path: Path) -> None:

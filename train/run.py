@@ -17,7 +17,7 @@ from edgekit.train.batches import measure_preprocessing
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgekit.train.distill import Distillation, load_teacher
 from edgekit.train.download import download as download_data
-from edgekit.train.fit import Devices, fit
+from edgekit.train.fit import Devices, check_devices, fit
 from edgekit.train.lightning_module import TrainingData, TrainingModule
 from edgekit.train.models.table import build_model
 from edgekit.train.prune_channels import ChannelPruning, prune_channels
@@ -33,6 +33,7 @@ from edgekit.train.run_folder import (
     TRAINED,
     History,
     RunResult,
+    check_inputs_stay,
     find_finished,
     prepare_folder,
     summarize,
@@ -78,7 +79,8 @@ def run_recipe(
         CheckpointError: the teacher or the start does not load or does not fit.
         DataError: the data is missing or damaged.
         InputError: there are no such devices.
-        OutputError: the folder holds another run, or cannot be written.
+        OutputError: the folder holds another run, or with force an input of this one, or cannot be
+            written.
         RecipeError: a key of the model is wrong, or the batch does not divide among the devices.
         TerminatedError: a SIGTERM came.
         TrainingError: the loss is not finite.
@@ -94,6 +96,9 @@ def run_recipe(
     if where.processes > 1 and recipe.quantize and recipe.quantize.method == "learned-step":
         raise RecipeError('quantize.method: "learned-step" trains on one device; give --devices 1')
     check_output(run_dir / RECIPE, force=True)
+    if force:
+        check_inputs_stay(recipe, run_dir)
+    check_devices(where)
     with torch.random.fork_rng(devices=[]):
         data = load_training_data(recipe, data_dir=data_dir, download=download)
         network, data = _first_network(recipe, data)

@@ -97,6 +97,30 @@ def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
         )
 
 
+def check_inputs_stay(recipe: Recipe, run_dir: Path) -> None:
+    """Refuse to clear a folder for a run that reads what would be cleared.
+
+    Raises:
+        OutputError: the start, the teacher or the data is among it.
+    """
+    inputs = {
+        "data.name": recipe.data.name,
+        "train.start": recipe.train.start,
+        "distill.teacher": None if recipe.distill is None else recipe.distill.teacher,
+    }
+    cleared = [run_dir.resolve() / name for name in _CONTENTS]
+    for key, name in inputs.items():
+        if name is None:
+            continue
+        path = recipe.path(name)
+        own = path.parent.resolve() / path.name
+        if any(own.is_relative_to(part) for part in cleared):
+            raise OutputError(
+                f"{path}: {key} names it, and --force would delete it; copy it elsewhere or choose "
+                "another folder for the run"
+            )
+
+
 def prepare_folder(recipe: Recipe, run_dir: Path, *, force: bool) -> None:
     """Make the folder with the recipe's copy; with force, clear what earlier runs left.
 

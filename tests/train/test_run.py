@@ -293,6 +293,27 @@ def test_devices_that_are_not_there_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_force_keeps_a_run_until_the_devices_are_known_to_be_there(tmp_path: Path) -> None:
+    first = run_recipe(recipe(epochs="1"), tmp_path, progress=False)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="cannot train on 2 x abacus"):
+        run_recipe(recipe(), tmp_path, force=True, accelerator="abacus", devices=2, progress=False)
+    assert first.checkpoint in kept
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == kept
+
+
+@pytest.mark.parametrize(
+    "extra", ['start = "{}"\n', '[distill]\nteacher = "{}"\n'], ids=["start", "teacher"]
+)
+def test_force_deletes_no_input_of_the_recipe(tmp_path: Path, extra: str) -> None:
+    first = run_recipe(recipe(epochs="1"), tmp_path / "run", progress=False)
+    content = first.checkpoint.read_bytes()
+    mine = recipe(extra.format(first.checkpoint))
+    with pytest.raises(OutputError, match="names it, and --force would delete it"):
+        run_recipe(mine, tmp_path / "run", force=True, progress=False)
+    assert first.checkpoint.read_bytes() == content
+
+
 @pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 cut short"])
 def test_a_damaged_state_is_named_and_kept(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(TrainingError):
