@@ -11,6 +11,14 @@ from edgekit.runtime.errors import RecipeError
 from edgekit.train.recipe_keys import RecipeKeys
 from edgekit.train.settings import from_mapping
 
+# The keys that hold paths, relative to the recipe's file; data.name may be that of a data set.
+PATH_KEYS = (
+    ("data", "name"),
+    ("train", "start"),
+    ("distill", "teacher"),
+    ("distill", "outputs"),
+)
+
 
 @dataclass(frozen=True)
 class Recipe(RecipeKeys):

@@ -11,13 +11,15 @@
     set.augment.mixup = 0.2          # changes of this variant
 
 A change merges into the recipe key by key, but for a model of another name, which replaces the
-model whole. Variants that come to the same recipe share one training.
+model whole. Paths of the base belong to its folder, those of changes to the study's. Variants that
+come to the same recipe share one training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -28,9 +30,10 @@ from typing import Any
 
 import torch
 
+from edgekit.runtime.data.load import DATASETS
 from edgekit.runtime.errors import MissingExtraError, RecipeError
 from edgekit.train.models.table import build_model
-from edgekit.train.recipe import Recipe, load_recipe, parse_recipe
+from edgekit.train.recipe import PATH_KEYS, Recipe, load_recipe, parse_recipe
 from edgekit.train.settings import from_mapping
 
 try:
@@ -184,7 +187,7 @@ def _parse(text: str, origin: str, folder: Path) -> Study:
 
 def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training]:
     """One training for each recipe that differs, under its first variant's name."""
-    common = merged(tomllib.loads(base.text), keys.set)
+    common = merged(_seen_from(folder, base), keys.set)
     found: dict[str, Training] = {}
     for variant, seed in _by_seed(keys):
         name = _UNFIT.sub("-", f"{variant.group}-{variant.name}-{seed}")
@@ -201,6 +204,20 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
             tuple(dict.fromkeys(wanted)),
         )
     yield from found.values()
+
+
+def _seen_from(folder: Path, base: Recipe) -> dict[str, Any]:
+    """The base's tables, with its paths relative to another folder."""
+    tables = tomllib.loads(base.text)
+    start, own = folder.resolve(), base.folder.resolve()
+    if own == start:
+        return tables
+    for table, key in PATH_KEYS:
+        name = tables.get(table, {}).get(key)
+        if name is None or Path(name).is_absolute() or (key == "name" and name in DATASETS):
+            continue
+        tables[table] = {**tables[table], key: os.path.relpath(own / name, start)}
+    return tables
 
 
 def _by_seed(keys: StudyKeys) -> Iterator[tuple[Variant, int]]:

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -125,6 +126,54 @@ def test_another_model_replaces_the_base_s_and_the_same_one_is_merged() -> None:
     }
     assert merged(base, {"model": {"name": "resnet"}})["model"] == {"name": "resnet"}
     assert base["model"] == {"name": "densenet", "groups": 2}
+
+
+BASE = """
+name = "base"
+[data]
+name = "images.npz"
+[model]
+name = "densenet"
+[train]
+epochs = 1
+start = "begun.safetensors"
+"""
+STUDY = """
+name = "small"
+base = "recipes/base.toml"
+[[variant]]
+group = "teacher"
+name = "own"
+set.distill.teacher = "teacher.safetensors"
+"""
+
+
+def test_paths_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
+    for text in (BASE, BASE.replace('"images.npz"', '"digits"')):
+        (tmp_path / "recipes").mkdir(exist_ok=True)
+        (tmp_path / "recipes" / "base.toml").write_text(text)
+        (tmp_path / "study.toml").write_text(STUDY)
+        recipe = load_study(tmp_path / "study.toml").trainings[0].recipe
+        assert recipe.train.start is not None
+        assert recipe.distill is not None
+        beside = tmp_path / "recipes"
+        assert recipe.path(recipe.train.start) == beside / "begun.safetensors"
+        assert recipe.path(recipe.distill.teacher) == tmp_path / "teacher.safetensors"
+        if recipe.data.name != "digits":
+            assert recipe.path(recipe.data.name) == beside / "images.npz"
+
+
+def test_paths_of_a_shipped_base_belong_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    path = tmp_path / "studies" / "study.toml"
+    path.write_text(STUDY.replace("recipes/base.toml", "densenet-cifar10-4bit"))
+    recipe = load_study(path).trainings[0].recipe
+    assert recipe.train.start is not None
+    start = tmp_path / "runs" / "densenet-cifar10" / "model.safetensors"
+    assert recipe.path(recipe.train.start).resolve() == start.resolve()
 
 
 def test_studies_are_shipped_as_files() -> None:
