@@ -42,6 +42,7 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("tomli_w", "train") from missing
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_FOLDER_DIGITS = 6  # of the digest
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
 
@@ -192,8 +193,7 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
     for variant, seed in _by_seed(keys):
         name = _UNFIT.sub("-", f"{variant.group}-{variant.name}-{seed}")
         table = {**merged(common, variant.set), "name": name, "seed": seed}
-        recipe = _recipe(table, variant, folder)
-        own = Training(name, recipe, (), ())
+        own = _training(_recipe(table, variant, folder))
         earlier = found.get(own.digest, own)
         variant = replace(variant, precisions=variant.precisions or keys.precisions)
         wanted = (*earlier.precisions, *variant.precisions)
@@ -204,6 +204,12 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
             tuple(dict.fromkeys(wanted)),
         )
     yield from found.values()
+
+
+def _training(recipe: Recipe) -> Training:
+    """The digest tells apart folders whose names come out alike, and those of an edited variant."""
+    training = Training(recipe.name, recipe, (), ())
+    return replace(training, folder=f"{recipe.name}-{training.digest[:_FOLDER_DIGITS]}")
 
 
 def _seen_from(folder: Path, base: Recipe) -> dict[str, Any]:

@@ -16,6 +16,8 @@ filelock = pytest.importorskip("filelock")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from edgekit.train.study import load_study  # noqa: E402 -- needs torch
+
 BASE = """
 name = "base"
 
@@ -86,7 +88,7 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     assert first.status == 0, first.err
     result = json.loads(first.out)
     folders = sorted(path.name for path in runs.iterdir() if path.is_dir())
-    assert folders == [
+    assert [folder.rpartition("-")[0] for folder in folders] == [
         "network-resnet-0",
         *("order-post-0", "order-post-1"),
         *("order-pre-0", "order-pre-1"),
@@ -115,7 +117,7 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     (runs / "results.csv").write_text("\n".join(x for x in lines if "resnet" not in x))
     again = edgekit("study", study, "-o", runs, "--format", "json")
     assert again.status == 0, again.err
-    assert [path.name for path in runs.iterdir() if path.is_dir()] == ["network-resnet-0"]
+    assert [path.name for path in runs.iterdir() if path.is_dir()] == [folders[0]]
     assert again.err.count("resnet") == 1
     assert "order" not in again.err
     assert json.loads(again.out)["summaries"] == result["summaries"]
@@ -143,11 +145,12 @@ def test_processes_share_the_trainings_of_a_study(
     runs = tmp_path / "runs"
     study.write_text(STUDY.replace("seeds = [0, 1]", "seeds = [0]"))
     runs.mkdir()
-    with filelock.FileLock(runs / ".order-pre-0.lock"):  # as a process that trains it holds it
+    pre = next(t.folder for t in load_study(study).trainings if "order-pre-0" in t.folder)
+    with filelock.FileLock(runs / f".{pre}.lock"):  # as a process that trains it holds it
         first = edgekit("study", study, "-o", runs)
     assert first.status == 0, first.err
-    assert "at work in other processes: order-pre-0;" in first.err
-    assert not (runs / "order-pre-0").exists()
+    assert f"at work in other processes: {pre};" in first.err
+    assert not (runs / pre).exists()
     before = (runs / "results.csv").read_text()
     assert "order,pre," not in before
     again = edgekit("study", study, "-o", runs)
@@ -157,6 +160,14 @@ def test_processes_share_the_trainings_of_a_study(
     assert "other processes" not in again.err
     after = (runs / "results.csv").read_text().splitlines()
     assert set(before.splitlines()) < set(after)
+
+
+def test_an_edited_variant_is_trained_again(edgekit: Edgekit, study: Path, tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        text = STUDY[: STUDY.index("[[variant]]")].replace("[0, 1]", "[0]") + ONE_VARIANT
+        study.write_text(text + f"set.train.epochs = {epochs}\n")
+        outcome = edgekit("study", study, "-o", tmp_path / "runs")
+        assert outcome.status == 0, outcome.err
 
 
 def test_a_study_whose_folder_cannot_be_made_is_refused(

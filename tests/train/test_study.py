@@ -176,6 +176,19 @@ def test_paths_of_a_shipped_base_belong_to_the_working_folder(
     assert recipe.path(recipe.train.start).resolve() == start.resolve()
 
 
+def test_folders_differ_where_names_come_out_alike(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "base.toml").write_text(BASE)
+    other = STUDY[STUDY.index("[[variant]]") :]
+    text = STUDY.replace('"teacher"', '"lr"').replace('"own"', '"a-b"')
+    text += other.replace('"teacher"', '"lr-a"').replace('"own"', '"b"').replace("teach", "preach")
+    (tmp_path / "study.toml").write_text(text.replace("set.distill.preacher", "set.train.start"))
+    first, second = (training.folder for training in load_study(tmp_path / "study.toml").trainings)
+    assert first != second
+    assert first.startswith("lr-a-b-0-")
+    assert second.startswith("lr-a-b-0-")
+
+
 def test_studies_are_shipped_as_files() -> None:
     folder = resources.files("edgekit.train") / "studies"
     for name in shipped_studies():
