@@ -22,7 +22,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -91,6 +91,8 @@ class StudyKeys:
             raise RecipeError("variant: a study needs at least one [[variant]]")
         if not self.seeds or not self.precisions:
             raise RecipeError("seeds, precisions: give at least one of each")
+        _check_once("seeds", self.seeds)
+        _check_once("precisions", self.precisions)
         seen: set[tuple[str, str]] = set()
         for index, variant in enumerate(self.variant):
             if not _NAME.fullmatch(variant.name):
@@ -104,6 +106,15 @@ class StudyKeys:
                     f"{variant.group!r}; give it another name"
                 )
             seen.add((variant.group, variant.name))
+            _check_once(f"variant[{index}].seeds", variant.seeds)
+            _check_once(f"variant[{index}].precisions", variant.precisions)
+
+
+def _check_once(key: str, values: Sequence[int | str]) -> None:
+    """Refuse what would count a model twice."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise RecipeError(f"{key}: {twice!r} stands twice; give each once")
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,9 @@ def mean_top1(rows: list[dict[str, str]], variant: str) -> float:
     [
         ('base = "base.toml"', 'base = "gone"', "no such recipe"),
         ("seeds = [0, 1]", "seeds = []", "at least one"),
+        ("seeds = [0, 1]", "seeds = [0, 1, 0]", "seeds: 0 stands twice"),
+        ("seeds = [0]", "seeds = [3, 3]", "variant[3].seeds: 3 stands twice"),
+        ('"fp32", "int8"', '"int8", "int8"', "variant[0].precisions: 'int8' stands twice"),
         ('set.model.order = "pre"', 'set.model.order = "up"', "variant 'pre' of 'order'"),
         ('set.model.order = "pre"', 'sets.model.order = "pre"', "variant[1].sets: unknown"),
         ('name = "pre"', 'name = "post"', "stands twice"),
