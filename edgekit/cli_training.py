@@ -9,6 +9,7 @@ import typer
 
 from edgekit import console, options
 from edgekit.options import Format
+from edgekit.runtime.errors import CheckFailedError
 
 
 def demo(
@@ -89,3 +90,5 @@ def study(
         study_, output, data_dir=data_dir, download=download, accelerator=accelerator
     )
     print_study(result, format_)
+    if result.failures:
+        raise typer.Exit(CheckFailedError.exit_status)

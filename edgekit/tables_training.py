@@ -53,7 +53,13 @@ def _channels_table(cut: ChannelPruning) -> Table:
 
 
 def print_study(result: StudyResult, format_: Format) -> None:
-    """The variants of a study, their seeds taken together."""
+    """The variants of a study, their seeds taken together, and what failed."""
+    _print_study(result, format_)
+    for folder, reason in result.failures.items():
+        console.say(f"failed: {folder}: {reason}")
+
+
+def _print_study(result: StudyResult, format_: Format) -> None:
     if format_ is Format.JSON:
         show_json(asdict(result))
         return

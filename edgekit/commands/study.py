@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,13 @@ from edgekit.export.precisions import PRECISIONS
 from edgekit.export.quantize import quantize
 from edgekit.export.static_options import StaticOptions
 from edgekit.runtime.accuracy import evaluate
-from edgekit.runtime.errors import MissingExtraError, OutputError, RecipeError
+from edgekit.runtime.errors import (
+    CheckFailedError,
+    CheckpointError,
+    MissingExtraError,
+    OutputError,
+    RecipeError,
+)
 from edgekit.runtime.files import write_text
 from edgekit.runtime.session import open_session
 
@@ -49,6 +55,8 @@ SUMMARY = "summary.md"
 FRONT = "front.png"
 FLOAT = "fp32"
 _VERIFY_SAMPLES = 8
+# What another training of the study need not meet, unlike missing data or a full disk.
+_OF_ONE_RECIPE = (CheckFailedError, CheckpointError, RecipeError)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class StudyResult:
         rows: One for each variant, seed and precision.
         summaries: One for each variant and precision.
         elsewhere: Trainings that have no rows yet, since other processes are at them.
+        failures: Trainings that failed, each with the reason.
     """
 
     name: str
@@ -68,6 +77,7 @@ class StudyResult:
     rows: tuple[Row, ...]
     summaries: tuple[Summary, ...]
     elsewhere: tuple[str, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_study(
@@ -83,7 +93,8 @@ def run_study(
     Accuracy is that on the recipe's validation part; the test part is never read. results.csv,
     summary.md and front.png are written anew after each training, so that an interrupted study
     leaves what it has, and goes on from there when it is started again, on another machine too.
-    Processes that run the same study share the work: each training is done by one of them.
+    Processes that run the same study share the work: each training is done by one of them. One that
+    fails by its own recipe does not keep the others from being done.
 
     Args:
         study: A .toml file or the name of a shipped study.
@@ -93,7 +104,7 @@ def run_study(
         accelerator: Kind of device, in Lightning's terms.
 
     Raises:
-        EdgekitError: the study, a recipe or the data cannot be used, or a training fails.
+        EdgekitError: the study, a recipe or the data cannot be used.
     """
     from edgekit.train.run import load_training_data, run_recipe
     from edgekit.train.study import load_study
@@ -112,13 +123,19 @@ def run_study(
         measured = _measure(run.checkpoint, data, training.precisions, folder)
         _write(output, loaded, _rows(training, run, measured))
 
+    failures: dict[str, str] = {}
     for place, training in enumerate(loaded.trainings, 1):
         with _claimed(training, output) as is_mine:
             if is_mine and not _known_rows(training, read_csv(output / RESULTS)):
-                train(training, place)
+                try:
+                    train(training, place)
+                except _OF_ONE_RECIPE as error:
+                    failures[training.folder] = str(error)
     rows = _write(output, loaded)
     missing = [one.folder for one in loaded.trainings if not _known_rows(one, rows)]
-    return StudyResult(loaded.name, output, tuple(rows), tuple(summarize(rows)), tuple(missing))
+    elsewhere = tuple(folder for folder in missing if folder not in failures)
+    summaries = tuple(summarize(rows))
+    return StudyResult(loaded.name, output, tuple(rows), summaries, elsewhere, failures)
 
 
 @contextmanager

@@ -170,6 +170,22 @@ def test_an_edited_variant_is_trained_again(edgekit: Edgekit, study: Path, tmp_p
         assert outcome.status == 0, outcome.err
 
 
+def test_a_variant_that_diverges_does_not_stop_the_others(
+    edgekit: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    text = STUDY[: STUDY.index("[[variant]]")].replace("[0, 1]", "[0]")
+    diverging = ONE_VARIANT.replace("post", "wild") + "set.train.learning_rate = 1e30\n"
+    study.write_text(text + diverging + ONE_VARIANT)
+    outcome = edgekit("study", study, "-o", tmp_path / "runs", "--format", "json")
+    assert outcome.status == 1
+    result = json.loads(outcome.out)
+    assert [row["variant"] for row in result["rows"]] == ["post"]
+    assert result["elsewhere"] == []
+    (folder,) = result["failures"]
+    assert folder.startswith("order-wild-0-")
+    assert outcome.err.splitlines()[-1].startswith(f"failed: {folder}: the loss is ")
+
+
 def test_a_study_whose_folder_cannot_be_made_is_refused(
     edgekit: Edgekit, study: Path, tmp_path: Path
 ) -> None:
