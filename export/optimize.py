@@ -269,7 +269,7 @@ def _merge(first: PassReport, later: PassReport) -> PassReport:
 def _record(model: ir.Model, names: Sequence[str], batch_norm: Policy) -> None:
     try:
         recorded = json.loads(metadata(model).get(METADATA_KEY, "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         recorded = []
     earlier = [str(name) for name in recorded] if isinstance(recorded, list) else []
     if any(PASSES[name].factory is TurnBatchNormIntoThreshold for name in names):

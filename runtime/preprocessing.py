@@ -18,6 +18,12 @@ Layout = Literal["NCHW", "NHWC"]
 
 PREFIX = "edgekit."
 
+# What entries raise that hold something else, however large or deep it is.
+_DAMAGED = (KeyError, TypeError, ValueError, ArithmeticError, RecursionError, DataError)
+
+# Longest side of an image, in pixels; what claims more is damaged, and asks for absurd memory.
+MAX_SIDE = 1 << 16
+
 # Pixels of a plane that are normalized at a time.
 _BLOCK_PIXELS = 1 << 16
 
@@ -29,8 +35,8 @@ class Preprocessing:
     """What turns uint8 pixels into a model's input: (pixel / 255 - mean) / std, channel by channel.
 
     Attributes:
-        height: Rows of the model's input.
-        width: Columns of the model's input.
+        height: Rows of the model's input, from 1 to `MAX_SIDE`.
+        width: Columns of the model's input, likewise.
         mean: Mean of each channel, in units of pixel / 255.
         std: Standard deviation of each channel, in units of pixel / 255.
         class_names: Names of the classes, in the order of the model's outputs; may be empty.
@@ -51,8 +57,10 @@ class Preprocessing:
             )
         if not np.all(np.isfinite(self.mean)) or not all(0 < s < np.inf for s in self.std):
             raise DataError(f"mean {self.mean} must be finite and std {self.std} above zero")
-        if self.height < 1 or self.width < 1:
-            raise DataError(f"image size {self.height}x{self.width} must be at least 1x1")
+        if not (1 <= self.height <= MAX_SIDE and 1 <= self.width <= MAX_SIDE):
+            raise DataError(
+                f"image size {self.height}x{self.width} must be from 1x1 to {MAX_SIDE}x{MAX_SIDE}"
+            )
         if self.layout not in ("NCHW", "NHWC"):
             raise DataError(f"layout {self.layout!r} must be NCHW or NHWC")
 
@@ -136,7 +144,7 @@ class Preprocessing:
                 class_names=tuple(str(name) for name in entry("class_names")),
                 layout=metadata.get(f"{PREFIX}layout", "NCHW"),  # type: ignore[arg-type]
             )
-        except (KeyError, TypeError, ValueError, DataError) as error:
+        except _DAMAGED as error:
             raise ModelFileError(
                 f"the model's edgekit.* metadata is damaged ({error}): export it again"
             ) from error

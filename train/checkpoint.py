@@ -167,8 +167,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         metadata, state = _read(path)
         checkpoint = _from_metadata(metadata, state)
+        checkpoint.build()  # which checks the types: torch cannot ask all of them for NaN
         _check_finite(state)
-        checkpoint.build()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {_printable(str(error))}") from error
     return checkpoint

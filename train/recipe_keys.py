@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from edgekit.runtime.errors import RecipeError
+from edgekit.runtime.preprocessing import MAX_SIDE
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -293,8 +294,10 @@ RANGES: dict[str, Rule] = {
 def _check_together(keys: RecipeKeys) -> None:
     """Rules that take more than one key."""
     train, prune, size = keys.train, keys.prune, keys.data.image_size
-    if size is not None and min(size) < 1:
-        raise RecipeError(f"data.image_size: {list(size)} is out of range; sides must be 1 or more")
+    if size is not None and not (min(size) >= 1 and max(size) <= MAX_SIDE):
+        raise RecipeError(
+            f"data.image_size: {list(size)} is out of range; sides must be from 1 to {MAX_SIDE}"
+        )
     if train.warmup_epochs >= train.epochs:
         raise RecipeError(
             f"train.warmup_epochs: {train.warmup_epochs:g} must be below train.epochs, which is "

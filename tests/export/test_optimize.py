@@ -122,8 +122,9 @@ def test_the_passes_that_ran_are_recorded_after_those_before(network: ir.Model) 
     assert json.loads(metadata(network)[METADATA_KEY]) == ["remove-unused", "fold-batch-norm"]
 
 
-def test_damaged_records_of_passes_are_replaced(network: ir.Model) -> None:
-    set_metadata(network, {METADATA_KEY: "{not json"})
+@pytest.mark.parametrize("record", ["{not json", "[" * 100_000])
+def test_damaged_records_of_passes_are_replaced(network: ir.Model, record: str) -> None:
+    set_metadata(network, {METADATA_KEY: record})
     optimize(network, ["remove-unused"])
     assert json.loads(metadata(network)[METADATA_KEY]) == ["remove-unused"]
 

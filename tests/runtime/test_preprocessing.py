@@ -43,6 +43,21 @@ def test_damaged_metadata_is_refused(key: str, value: str) -> None:
         Preprocessing.from_metadata(metadata)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input_size", "[Infinity, 8]"),
+        ("input_size", "[1e400, 8]"),
+        ("input_size", "[8, 65537]"),
+        ("mean", f"[1{'0' * 400}]"),
+        ("class_names", "[" * 100_000),
+    ],
+)
+def test_metadata_that_is_beyond_all_measure_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ModelFileError, match="metadata is damaged"):
+        Preprocessing.from_metadata(RGB.to_metadata() | {f"edgekit.{key}": value})
+
+
 def test_images_of_another_size_or_type_are_refused() -> None:
     with pytest.raises(DataError, match=r"takes uint8 \[2, 3, 3\]"):
         RGB(np.zeros((1, 3, 2, 3), np.uint8))

@@ -194,6 +194,9 @@ def _rewrite(path: Path, state: dict[str, Tensor] | None = None, **changes: str 
         ("num_classes", "1" * 5000, "its header is damaged"),
         ("input_size", None, "lacks the preprocessing"),
         ("input_size", "[8]", "its header is damaged"),
+        ("input_size", "[Infinity, 8]", "its header is damaged"),
+        ("input_size", "[1000000000, 1000000000]", "its header is damaged"),
+        ("class_names", "[" * 100_000, "its header is damaged"),
     ],
 )
 def test_a_header_that_does_not_hold_is_refused(
@@ -212,6 +215,7 @@ def test_a_header_that_does_not_hold_is_refused(
         ("stem.conv.weight", lambda t: t[:5], "do not fit each other"),
         ("stem.conv.weight", lambda t: t[:0], "stem.conv.weight is"),
         ("stem.conv.weight", lambda t: t.half(), "stem.conv.weight is torch.float16"),
+        ("stem.conv.weight", lambda t: t.to(torch.float8_e4m3fn), "is torch.float8_e4m3fn"),
         ("stem.conv.weight", lambda t: t.flatten(), "stem.conv.weight is"),
         ("stem.conv.weight", lambda t: t.expand(-1, 3, -1, -1), "do not fit each other"),
         ("stem.norm.weight", lambda t: t[:5], "stem.norm.bias is"),

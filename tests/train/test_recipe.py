@@ -111,9 +111,10 @@ def test_a_model_needs_a_name() -> None:
         parse_recipe(MINIMAL.replace('name = "densenet"', ""), origin="r.toml")
 
 
-def test_image_sides_are_checked() -> None:
-    text = MINIMAL.replace('name = "digits"', 'name = "digits"\nimage_size = [0, 8]')
-    with pytest.raises(RecipeError, match=r"data\.image_size: \[0, 8\]"):
+@pytest.mark.parametrize("side", [0, 65_537, 1_000_000_000])
+def test_image_sides_are_checked(side: int) -> None:
+    text = MINIMAL.replace('name = "digits"', f'name = "photos"\nimage_size = [{side}, 8]')
+    with pytest.raises(RecipeError, match=rf"data\.image_size: \[{side}, 8\]"):
         parse_recipe(text, origin="r.toml")
 
 
