@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from edgekit.runtime.data.load import DATASETS
 from edgekit.runtime.errors import RecipeError
 from edgekit.train.recipe_keys import RecipeKeys
 from edgekit.train.settings import from_mapping
@@ -35,6 +36,15 @@ class Recipe(RecipeKeys):
     def path(self, name: str) -> Path:
         """A path that the recipe names."""
         return self.folder / name
+
+    def inputs(self) -> dict[str, Path]:
+        """The files and folders that a run reads, by the dotted key that names each."""
+        named = {
+            "data.name": None if self.data.name in DATASETS else self.data.name,
+            "train.start": self.train.start,
+            "distill.teacher": None if self.distill is None else self.distill.teacher,
+        }
+        return {key: self.path(name) for key, name in named.items() if name is not None}
 
 
 def shipped_recipes() -> tuple[str, ...]:

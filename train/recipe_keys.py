@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -15,6 +16,7 @@ Schedule = Literal["cosine", "one-cycle", "step", "none"]
 QuantizeMethod = Literal["straight-through", "learned-step"]
 DistillSchedule = Literal["constant", "linear", "cosine"]
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 MIN_SIDE = 8  # pixels that every architecture takes
 
 
@@ -191,7 +193,7 @@ class QuantizeRecipe:
 
 @dataclass(frozen=True)
 class RecipeKeys:
-    """Everything a recipe's file can say."""
+    """Everything a recipe's file can say; its name is that of its run folder in runs/."""
 
     name: str
     data: DataRecipe
@@ -205,6 +207,7 @@ class RecipeKeys:
     quantize: QuantizeRecipe | None = None
 
     def __post_init__(self) -> None:
+        check_name("name", self.name)
         if not isinstance(self.model.get("name"), str):
             raise RecipeError("model.name: this key is missing; it takes the name of a model")
         for key, rule in RANGES.items():
@@ -228,6 +231,16 @@ class RecipeKeys:
     def model_options(self) -> dict[str, Any]:
         """The model's own keys."""
         return {key: value for key, value in self.model.items() if key != "name"}
+
+
+def check_name(key: str, name: str) -> None:
+    """Refuse a name that is no good name for a folder.
+
+    Raises:
+        RecipeError: it has other characters than letters, digits and . _ + -.
+    """
+    if not _NAME.fullmatch(name):
+        raise RecipeError(f"{key}: {name!r} names folders: use letters, digits and . _ + -")
 
 
 def _value(keys: RecipeKeys, dotted: str) -> float | None:

@@ -1,9 +1,9 @@
 """A run's folder: whose it is, what an earlier attempt left, and what the run came to.
 
-A run folder holds recipe.toml (a copy), last.ckpt (the state after the last whole epoch, for
-resuming), metrics.csv, tensorboard/, and when the run is finished model.safetensors and
-summary.json. Channel pruning is a second stage with a state and logs of its own in fine-tune/; what
-it starts from is trained.safetensors.
+A run folder holds recipe.toml (a copy), inputs.json (where the paths of the recipe lead, if it has
+any), last.ckpt (the state after the last whole epoch, for resuming), metrics.csv, tensorboard/, and
+when the run is finished model.safetensors and summary.json. Channel pruning is a second stage with
+a state and logs of its own in fine-tune/; what it starts from is trained.safetensors.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from edgekit.train.settings import from_mapping
 History = list[dict[str, float]]
 
 RECIPE = "recipe.toml"
+INPUTS = "inputs.json"
 MODEL = "model.safetensors"
 SUMMARY = "summary.json"
 TRAINED = "trained.safetensors"
 FINE_TUNE = "fine-tune"
-_CONTENTS = (SUMMARY, MODEL, TRAINED, LAST, METRICS, TENSORBOARD, FINE_TUNE, RECIPE)
+_CONTENTS = (SUMMARY, MODEL, TRAINED, LAST, METRICS, TENSORBOARD, FINE_TUNE, INPUTS, RECIPE)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,27 @@ def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
         raise OutputError(
             f"{run_dir}: holds a run of another recipe; choose another folder or give --force"
         )
+    read = _read_inputs(run_dir)
+    for key, path in recipe.inputs().items():
+        if key in read and _is_another(read[key], path):
+            raise OutputError(
+                f"{run_dir}: holds a run whose {key} is {read[key]}, not {path.resolve()}; choose "
+                "another folder or give --force"
+            )
+
+
+def _read_inputs(run_dir: Path) -> dict[str, Path]:
+    """What the run reads, by key; nothing where that was not written."""
+    try:
+        written = json.loads((run_dir / INPUTS).read_text("utf-8"))
+        return {key: Path(path) for key, path in written.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _is_another(earlier: Path, path: Path) -> bool:
+    """Whether they are two; what is no longer where it was may have been moved with the run."""
+    return earlier.exists() and not (path.exists() and earlier.samefile(path))
 
 
 def check_inputs_stay(recipe: Recipe, run_dir: Path) -> None:
@@ -103,16 +125,8 @@ def check_inputs_stay(recipe: Recipe, run_dir: Path) -> None:
     Raises:
         OutputError: the start, the teacher or the data is among it.
     """
-    inputs = {
-        "data.name": recipe.data.name,
-        "train.start": recipe.train.start,
-        "distill.teacher": None if recipe.distill is None else recipe.distill.teacher,
-    }
     cleared = [run_dir.resolve() / name for name in _CONTENTS]
-    for key, name in inputs.items():
-        if name is None:
-            continue
-        path = recipe.path(name)
+    for key, path in recipe.inputs().items():
         own = path.parent.resolve() / path.name
         if any(own.is_relative_to(part) for part in cleared):
             raise OutputError(
@@ -122,7 +136,9 @@ def check_inputs_stay(recipe: Recipe, run_dir: Path) -> None:
 
 
 def prepare_folder(recipe: Recipe, run_dir: Path, *, force: bool) -> None:
-    """Make the folder with the recipe's copy; with force, clear what earlier runs left.
+    """Make the folder with the recipe's copy and what it reads.
+
+    With force, what earlier runs left is cleared.
 
     Raises:
         OutputError: something cannot be removed or written.
@@ -133,6 +149,9 @@ def prepare_folder(recipe: Recipe, run_dir: Path, *, force: bool) -> None:
         for name in _CONTENTS:
             _remove(run_dir / name)
     if not (run_dir / RECIPE).is_file():
+        if inputs := {key: str(path.resolve()) for key, path in recipe.inputs().items()}:
+            with replace_atomically(run_dir / INPUTS) as staged:
+                staged.write_text(json.dumps(inputs, indent=2) + "\n", "utf-8")
         with replace_atomically(run_dir / RECIPE) as staged:
             staged.write_text(recipe.text, "utf-8")
 

@@ -34,6 +34,7 @@ from edgekit.runtime.data.load import DATASETS
 from edgekit.runtime.errors import MissingExtraError, RecipeError
 from edgekit.train.models.table import build_model
 from edgekit.train.recipe import PATH_KEYS, Recipe, load_recipe, parse_recipe
+from edgekit.train.recipe_keys import check_name
 from edgekit.train.settings import from_mapping
 
 try:
@@ -41,7 +42,6 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("tomli_w", "train") from missing
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _FOLDER_DIGITS = 6  # of the digest
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
@@ -87,6 +87,7 @@ class StudyKeys:
     set: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_name("name", self.name)
         if not self.variant:
             raise RecipeError("variant: a study needs at least one [[variant]]")
         if not self.seeds or not self.precisions:
@@ -95,11 +96,7 @@ class StudyKeys:
         _check_once("precisions", self.precisions)
         seen: set[tuple[str, str]] = set()
         for index, variant in enumerate(self.variant):
-            if not _NAME.fullmatch(variant.name):
-                raise RecipeError(
-                    f"variant[{index}].name: {variant.name!r} names folders: use letters, digits "
-                    "and . _ + -"
-                )
+            check_name(f"variant[{index}].name", variant.name)
             if (variant.group, variant.name) in seen:
                 raise RecipeError(
                     f"variant[{index}].name: {variant.name!r} stands twice in group "
@@ -202,7 +199,7 @@ def _trainings(keys: StudyKeys, base: Recipe, folder: Path) -> Iterator[Training
     common = merged(_seen_from(folder, base), keys.set)
     found: dict[str, Training] = {}
     for variant, seed in _by_seed(keys):
-        name = _UNFIT.sub("-", f"{variant.group}-{variant.name}-{seed}")
+        name = _UNFIT.sub("-", f"{variant.group}-{variant.name}-{seed}").lstrip("._+-")
         table = {**merged(common, variant.set), "name": name, "seed": seed}
         own = _training(_recipe(table, variant, folder))
         earlier = found.get(own.digest, own)

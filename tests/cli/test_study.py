@@ -228,6 +228,7 @@ def mean_top1(rows: list[dict[str, str]], variant: str) -> float:
         ('set.model.order = "pre"', 'sets.model.order = "pre"', "variant[1].sets: unknown"),
         ('name = "pre"', 'name = "post"', "stands twice"),
         ('name = "pre"', 'name = "../pre"', "names folders"),
+        ('name = "small"', 'name = "../small"', "name: '../small' names folders"),
         ('precisions = ["fp32", "int8"]', 'precisions = ["int3"]', "'int3' is none"),
         ("[[variant]]\ngroup", "[[variants]]\ngroup", "variants: unknown"),
         ("seeds = [0, 1]", "seeds = [0, 1", "not valid TOML"),

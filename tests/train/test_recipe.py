@@ -106,6 +106,12 @@ def test_a_wrong_key_or_value_is_named(extra: str, message: str) -> None:
         parse_recipe(MINIMAL + extra, origin="r.toml")
 
 
+@pytest.mark.parametrize("name", ["", "../small", "a/b", ".hidden", "two words"])
+def test_a_name_is_one_folder(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"^r\.toml: name: .* names folders"):
+        parse_recipe(MINIMAL.replace('"small"', f'"{name}"'), origin="r.toml")
+
+
 def test_a_model_needs_a_name() -> None:
     with pytest.raises(RecipeError, match=r"model\.name: this key is missing"):
         parse_recipe(MINIMAL.replace('name = "densenet"', ""), origin="r.toml")

@@ -132,6 +132,26 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
         run_recipe(recipe(), tmp_path / "file", progress=False)
 
 
+def test_a_run_on_other_data_of_the_same_recipe_is_refused_and_one_that_moved_is_not(
+    tmp_path: Path,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 8, 8, 1), np.uint8)
+    labels = np.arange(128) % 2
+    text = TINY.replace('"digits"', '"data.npz"').replace("epochs = 2", "epochs = 1")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        part = {"x_train": pixels, "y_train": labels, "x_test": pixels, "y_test": labels}
+        np.savez(tmp_path / name / "data.npz", **part)
+    run = tmp_path / "run"
+    one, other = (parse_recipe(text, origin="r", folder=tmp_path / n) for n in ("one", "other"))
+    run_recipe(one, run, progress=False)
+    with pytest.raises(OutputError, match=r"a run whose data\.name is .*one/data.npz, not .*other"):
+        run_recipe(other, run, progress=False)
+    assert run_recipe(one, run, progress=False).was_finished
+    (tmp_path / "one" / "data.npz").unlink()
+    assert run_recipe(other, run, progress=False).was_finished
+
+
 def test_averaged_pruned_weights_are_what_is_evaluated_and_saved(tmp_path: Path) -> None:
     extra = "ema = 0.9\n[prune]\nsparsity = 0.5\nevery_steps = 4\n[augment]\ncrop = 1\nmixup = 0.1"
     result = run_recipe(recipe(extra, epochs="4"), tmp_path, progress=False)
