@@ -54,6 +54,8 @@ class Parity:
 def check_parity(module: torch.nn.Module, model: ir.Model, batch: NDArray[np.float32]) -> Parity:
     """Run both on the same images, onnxruntime with its graph optimizations off.
 
+    The first image is run alone as well: its logits must not depend on those beside it.
+
     Args:
         module: The module that was exported; it runs in evaluation mode and keeps its own.
         model: The graph that was exported from it.
@@ -61,7 +63,8 @@ def check_parity(module: torch.nn.Module, model: ir.Model, batch: NDArray[np.flo
 
     Raises:
         ParityError: the logits differ by more than
-            `MAX_ABS_ERROR + MAX_REL_ERROR * max |torch logit|`, or are not finite.
+            `MAX_ABS_ERROR + MAX_REL_ERROR * max |torch logit|`, are not finite, or depend on the
+            other images of a batch.
         DataError: there are no images, or they do not fit the model.
     """
     if len(batch) == 0:
@@ -71,7 +74,25 @@ def check_parity(module: torch.nn.Module, model: ir.Model, batch: NDArray[np.flo
     with session_source(model) as source:
         session = open_session(source, optimize=False)
         actual = np.concatenate([run_batch(session, piece) for piece in pieces])
-    return compare_logits(expected, actual)
+        alone = run_batch(session, batch[:1])
+    parity = compare_logits(expected, actual)
+    _check_alone(alone, actual)
+    return parity
+
+
+def _check_alone(alone: NDArray[np.float32], together: NDArray[np.float32]) -> None:
+    difference = float(np.abs(alone.astype(np.float64) - together[:1]).max())
+    if not difference <= _limit(together):  # NaN is not
+        raise ParityError(
+            f"the logits of an image change by {difference:.3g} when it is alone in its batch: a "
+            "layer mixes the images, such as a batch normalization without running statistics; "
+            "train without it"
+        )
+
+
+def _limit(logits: NDArray[np.float32]) -> float:
+    """Largest absolute difference that rounding may make of these logits."""
+    return MAX_ABS_ERROR + MAX_REL_ERROR * float(np.abs(logits).max())
 
 
 def compare_logits(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> Parity:
@@ -95,7 +116,7 @@ def compare_logits(expected: NDArray[np.float32], actual: NDArray[np.float32]) -
         max_rel_error=float(difference.max()) / max(largest, _TINY),
         top1_agreement=float((expected.argmax(1) == actual.argmax(1)).mean()),
     )
-    limit = MAX_ABS_ERROR + MAX_REL_ERROR * largest
+    limit = _limit(expected)
     if not parity.max_abs_error <= limit:  # NaN is not
         raise ParityError(
             f"the exported graph disagrees with torch on {parity}; the limit is {limit:.3g} "

@@ -55,13 +55,15 @@ def to_onnx(
 
     Raises:
         InputError: the opset is out of range, torch cannot export the module with a dynamic batch
-            axis, or its output does not match the class names.
+            axis, or it returns anything but one float32 tensor [batch, classes] of as many classes
+            as there are names.
         ModelFileError: the graph cannot be expressed at that opset.
         MissingExtraError: torch is not installed.
     """
     check_opset(opset)
     with evaluation_mode(module):
         model = _export(module, preprocessing)
+        _check_output(module, preprocessing)
     simplify_export(model)
     leaves = {name for name, child in module.named_modules() if name and not any(child.children())}
     name_after_modules(model, leaves, module.state_dict(keep_vars=True).keys())
@@ -82,8 +84,7 @@ def _export(module: torch.nn.Module, preprocessing: Preprocessing) -> ir.Model:
         from torch.onnx import OnnxExporterError
     except ModuleNotFoundError as error:
         raise MissingExtraError("torch", "train") from error
-    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-    example = torch.zeros(_EXAMPLE_SAMPLES, *preprocessing.input_shape, device=device)
+    example = _example(module, preprocessing)
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -104,6 +105,31 @@ def _export(module: torch.nn.Module, preprocessing: Preprocessing) -> ir.Model:
         ) from error
     assert program is not None
     return program.model
+
+
+def _example(module: torch.nn.Module, preprocessing: Preprocessing) -> torch.Tensor:
+    import torch
+
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    return torch.zeros(_EXAMPLE_SAMPLES, *preprocessing.input_shape, device=device)
+
+
+def _check_output(module: torch.nn.Module, preprocessing: Preprocessing) -> None:
+    """Refuse what the graph does not show: a tensor in a dict, a list or a tuple; also its type."""
+    import torch
+
+    with torch.no_grad():
+        logits = module(_example(module, preprocessing))
+    if not isinstance(logits, torch.Tensor):
+        found = f"a {type(logits).__name__}"
+    elif logits.dtype != torch.float32:
+        found = f"{logits.dtype}".removeprefix("torch.") + f" {list(logits.shape)}"
+    else:
+        return
+    raise InputError(
+        f"{type(module).__name__} returns {found}; a classifier returns one float32 tensor "
+        "[batch, classes]: wrap it in a module that returns the logits alone"
+    )
 
 
 def _root_reason(error: BaseException) -> str:

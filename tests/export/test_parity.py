@@ -74,6 +74,16 @@ def test_one_perturbed_weight_breaks_parity(
         check_parity(module, wrong, batch)
 
 
+def test_logits_that_depend_on_the_rest_of_the_batch_are_refused(
+    batch: NDArray[np.float32],
+) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    mixing = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Flatten(), nn.Linear(4 * 36, 10))
+    with pytest.raises(ParityError, match="when it is alone in its batch"):
+        check_parity(mixing, to_onnx(mixing, DIGITS), batch)
+
+
 def test_not_finite_logits_never_agree() -> None:
     fine = np.ones((2, 3), np.float32)
     broken = np.full((2, 3), np.nan, np.float32)

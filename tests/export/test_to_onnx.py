@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -195,6 +197,36 @@ def test_a_module_that_fixes_the_batch_size_is_refused() -> None:
 
     with pytest.raises(InputError, match="2 rows whatever the batch size"):
         to_onnx(Fixed(), DIGITS)
+
+
+class Returning(nn.Module):
+    """A classifier that returns its logits in some other way."""
+
+    def __init__(self, form: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.form = form
+
+    def forward(self, images: torch.Tensor) -> object:
+        return self.form(self.linear(torch.flatten(images, 1)))
+
+
+@pytest.mark.parametrize(
+    ("form", "found"),
+    [
+        (lambda logits: {"logits": logits}, "a dict"),
+        (lambda logits: [logits], "a list"),
+        (lambda logits: (logits, None), "a tuple"),
+        (lambda logits: logits.half(), r"float16 \[2, 10\]"),
+        (lambda logits: logits.argmax(1, keepdim=True).expand(-1, 10), r"int64 \[2, 10\]"),
+    ],
+    ids=["dict", "list", "tuple", "half", "integer"],
+)
+def test_anything_but_one_float32_tensor_is_refused(
+    form: Callable[[torch.Tensor], object], found: str
+) -> None:
+    with pytest.raises(InputError, match=f"Returning returns {found}; a classifier returns one"):
+        to_onnx(Returning(form), DIGITS)
 
 
 def test_what_an_opset_cannot_express_is_an_error_not_another_opset(
