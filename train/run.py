@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ def run_recipe(
         InputError: there are no such devices.
         OutputError: the folder holds another run, or with force an input of this one, or cannot be
             written.
-        RecipeError: a key of the model is wrong, or the batch does not divide among the devices.
+        RecipeError: a key of the model is wrong, the batch does not divide among the devices, or
+            channel pruning would remove nothing.
         TerminatedError: a SIGTERM came.
         TrainingError: the loss is not finite.
     """
@@ -103,6 +105,7 @@ def run_recipe(
         data = load_training_data(recipe, data_dir=data_dir, download=download)
         network, data = _first_network(recipe, data)
         distillation = _distillation(recipe, data, run_dir)
+        _try_channel_pruning(recipe, network, data)
         prepare_folder(recipe, run_dir, force=force)
         run = _Run(
             recipe,
@@ -148,8 +151,7 @@ class _Run:
     ) -> tuple[History, ChannelPruning]:
         """Remove channels from the trained network and train what is left of it."""
         network = load_checkpoint(trained).build()
-        example = torch.zeros(1, *self.data.preprocessing.input_shape)
-        cut = prune_channels(network, example, ratio=channels.ratio, round_to=channels.round_to)
+        cut = _cut(network, channels, self.data)
         network.train()
         train = dataclasses.replace(
             self.recipe.train,
@@ -278,6 +280,17 @@ def _first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, Train
         num_classes=data.num_classes,
     )
     return network, data
+
+
+def _try_channel_pruning(recipe: Recipe, network: nn.Module, data: TrainingData) -> None:
+    """Tell before the first training, since shapes alone decide how many channels go."""
+    if recipe.prune_channels is not None:
+        _cut(copy.deepcopy(network), recipe.prune_channels, data)
+
+
+def _cut(network: nn.Module, keys: PruneChannelsRecipe, data: TrainingData) -> ChannelPruning:
+    example = torch.zeros(1, *data.preprocessing.input_shape)
+    return prune_channels(network, example, ratio=keys.ratio, round_to=keys.round_to)
 
 
 def _distillation(recipe: Recipe, data: TrainingData, run_dir: Path) -> Distillation | None:

@@ -180,6 +180,13 @@ def test_channel_pruning_is_followed_by_fine_tuning(tmp_path: Path) -> None:
     assert float(rows[0]["learning_rate"]) < 0.1 * 0.05 + 1e-9
 
 
+def test_channel_pruning_that_removes_nothing_is_told_before_any_training(tmp_path: Path) -> None:
+    extra = "[prune_channels]\nratio = 0.05\nfine_tune_epochs = 2\n"
+    with pytest.raises(RecipeError, match=r"ratio 0\.05 removes nothing"):
+        run_recipe(recipe(extra), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_channels_go_first_and_weights_on_the_way_of_the_fine_tuning(tmp_path: Path) -> None:
     extra = "[prune_channels]\nratio = 0.5\nfine_tune_epochs = 3\n[prune]\nsparsity = 0.5\n"
     result = run_recipe(recipe(extra + "every_steps = 2\n"), tmp_path, progress=False)
