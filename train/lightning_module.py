@@ -111,6 +111,7 @@ class TrainingModule(L.LightningModule):
         self._loss_sum = 0.0
         self._loss_count = 0
         self._epoch_began = 0.0
+        self._learning_rate = 0.0
 
     # Data
 
@@ -202,6 +203,11 @@ class TrainingModule(L.LightningModule):
         epoch = self.current_epoch
         return epoch if self._distillation is None else self._distillation.draws_of(epoch)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Note the step's learning rate, which the schedule moves on as soon as it is done."""
+        del batch, batch_idx
+        self._learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch: cross-entropy, mixed with a teacher's if there is one."""
         recipe = self._train_recipe
@@ -253,7 +259,7 @@ class TrainingModule(L.LightningModule):
             "epoch": self.current_epoch + 1,
             "step": self._steps,
             "train_loss": self._loss_sum / self._loss_count,
-            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": self._learning_rate,
             "images_per_second": images / seconds,
             "seconds": seconds,
         }

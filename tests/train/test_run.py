@@ -281,6 +281,13 @@ def test_optimizers_and_schedules_train(tmp_path: Path, optimizer: str, schedule
     assert result.last_accuracy is not None
 
 
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(tmp_path: Path) -> None:
+    steps = 'schedule = "step"\nmilestones = [1]\n'
+    run_recipe(recipe(steps), tmp_path, progress=False)
+    rates = [float(row["learning_rate"]) for row in metrics(tmp_path / "metrics.csv")]
+    assert rates == pytest.approx([0.05, 0.005])
+
+
 def test_nothing_held_out_means_no_accuracy(tmp_path: Path) -> None:
     result = run_recipe(recipe(validation="0.0", epochs="1"), tmp_path, progress=False)
     assert result.last_accuracy is None
