@@ -69,6 +69,13 @@ class Devices:
         """How many processes train together."""
         return self.devices * self.num_nodes
 
+    @property
+    def are_cpus(self) -> bool:
+        """Whether it is processors that train."""
+        if self.accelerator == "auto":
+            return not torch.accelerator.is_available()
+        return self.accelerator == "cpu"
+
 
 class EpochCheckpoint(Checkpoint):
     """Saves the state and the metrics at the end of every epoch, whole or not at all."""
@@ -182,7 +189,7 @@ def _trainer(
             devices=devices.devices,
             num_nodes=devices.num_nodes,
             strategy=devices.strategy,
-            precision=_precision(recipe.precision, devices.accelerator),
+            precision=_precision(recipe.precision, devices),
             max_epochs=recipe.epochs,
             limit_val_batches=1.0 if module.evaluates else 0,
             check_val_every_n_epoch=recipe.evaluate_every,
@@ -206,12 +213,9 @@ def _check_state(path: Path) -> None:
         ) from error
 
 
-def _precision(wanted: Precision, accelerator: str) -> Precision:
+def _precision(wanted: Precision, devices: Devices) -> Precision:
     """What is worth asking Lightning for there; on a CPU both mixed precisions are of bfloat16."""
-    has_gpu = accelerator not in ("auto", "cpu") or (
-        accelerator == "auto" and torch.accelerator.is_available()
-    )
-    if wanted == "32-true" or has_gpu:
+    if wanted == "32-true" or not devices.are_cpus:
         return wanted
     if not computes_bf16():
         _LOGGER.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from edgekit.train.distill import Distillation, load_teacher
 from edgekit.train.download import download as download_data
 from edgekit.train.fit import Devices, check_devices, fit
 from edgekit.train.lightning_module import TrainingData, TrainingModule
+from edgekit.train.memory_format import overrunning_layer
 from edgekit.train.models.table import build_model
 from edgekit.train.prune_channels import ChannelPruning, prune_channels
 from edgekit.train.prune_weights import WeightPruning, cubic_schedule, sparsity_of
@@ -42,6 +44,8 @@ from edgekit.train.run_folder import (
 from edgekit.train.start import load_start
 from edgekit.train.teacher_outputs import TeacherOutputs, outputs_folder
 from edgekit.train.trained import check_named
+
+_LOGGER = logging.getLogger(__name__)
 
 __all__ = ["RunResult", "load_training_data", "run_recipe"]
 
@@ -170,6 +174,7 @@ class _Run:
         folder: Path,
         target: Path,
     ) -> History:
+        train = self._in_safe_form(network, train)
         if train.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         is_last = target.name == MODEL
@@ -200,6 +205,18 @@ class _Run:
         self._save(network, target)
         wait_for_all()
         return module.history
+
+    def _in_safe_form(self, network: nn.Module, train: TrainRecipe) -> TrainRecipe:
+        """Without channels_last where the processor's kernels for it would corrupt memory."""
+        layer = overrunning_layer(network)
+        if not (train.channels_last and self.devices.are_cpus and layer):
+            return train
+        _LOGGER.warning(
+            "train.channels_last: torch's CPU kernels for it fail at %s, a 1x1 convolution of few "
+            "channels with a stride; training without it",
+            layer,
+        )
+        return dataclasses.replace(train, channels_last=False)
 
     def _pruning(
         self, network: nn.Module, train: TrainRecipe, prune: PruneRecipe | None
