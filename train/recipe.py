@@ -85,7 +85,13 @@ def parse_recipe(text: str, *, origin: str, folder: Path = Path()) -> Recipe:
         RecipeError: it is no TOML, or a key or value is wrong.
     """
     try:
-        keys = from_mapping(RecipeKeys, tomllib.loads(text), where="")
+        tables = tomllib.loads(text)
+        keys = from_mapping(RecipeKeys, tables, where="")
+        if "channels" in tables["data"] and keys.data.image_size is None:
+            raise RecipeError(
+                "data.channels: says what a folder's images are decoded to, with data.image_size; "
+                "give that too, or leave it out"
+            )
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{origin}: is not valid TOML: {error}") from error
     except RecipeError as error:

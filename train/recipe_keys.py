@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from edgekit.runtime.data.load import DATASETS
 from edgekit.runtime.errors import RecipeError
 from edgekit.runtime.preprocessing import MAX_SIDE
 
@@ -158,8 +159,8 @@ class DistillRecipe:
         schedule: How that share moves over the epochs: not at all, or to zero.
         views: Epochs after which the order of the images and their augmentation repeat, so that
             the teacher is asked about each batch once; 0 repeats nothing.
-        outputs: Folder where its answers are kept, for other runs too; relative to the recipe's
-            file. Left out, it is in the run's folder.
+        outputs: With views, the folder where its answers are kept, for other runs too; relative
+            to the recipe's file. Left out, it is in the run's folder.
     """
 
     teacher: str
@@ -306,7 +307,12 @@ RANGES: dict[str, Rule] = {
 
 def _check_together(keys: RecipeKeys) -> None:
     """Rules that take more than one key."""
-    train, prune, size = keys.train, keys.prune, keys.data.image_size
+    train, prune, size, distill = keys.train, keys.prune, keys.data.image_size, keys.distill
+    if size is not None and (keys.data.name in DATASETS or keys.data.name.endswith(".npz")):
+        raise RecipeError(
+            f"data.image_size: images of {keys.data.name} have a size of their own; only those of "
+            "a folder are decoded to one: leave it out"
+        )
     if size is not None and not (min(size) >= 1 and max(size) <= MAX_SIDE):
         raise RecipeError(
             f"data.image_size: {list(size)} is out of range; sides must be from 1 to {MAX_SIDE}"
@@ -322,6 +328,11 @@ def _check_together(keys: RecipeKeys) -> None:
         raise RecipeError(
             f"train.milestones: {list(train.milestones)} must be epochs in rising order from 1 to "
             f"{train.epochs - 1} for the step schedule"
+        )
+    if distill is not None and distill.outputs is not None and not distill.views:
+        raise RecipeError(
+            "distill.outputs: answers are kept only where images repeat; set distill.views, or "
+            "leave it out"
         )
     _check_resolutions(train)
     _check_quantize(keys)

@@ -124,6 +124,27 @@ def test_image_sides_are_checked(side: int) -> None:
         parse_recipe(text, origin="r.toml")
 
 
+@pytest.mark.parametrize("name", ["digits", "cifar10", "images.npz"])
+def test_a_size_for_images_that_have_their_own_is_refused(name: str) -> None:
+    text = MINIMAL.replace('"digits"', f'"{name}"\nimage_size = [8, 8]\nchannels = 1')
+    with pytest.raises(RecipeError, match=rf"data\.image_size: images of {name} have a size"):
+        parse_recipe(text, origin="r.toml")
+
+
+@pytest.mark.parametrize("name", ["digits", "photos"])
+def test_channels_without_a_size_are_refused(name: str) -> None:
+    text = MINIMAL.replace('"digits"', f'"{name}"\nchannels = 3')
+    with pytest.raises(RecipeError, match=r"data\.channels: .* with data\.image_size"):
+        parse_recipe(text, origin="r.toml")
+
+
+def test_outputs_without_views_are_refused() -> None:
+    text = MINIMAL + '[distill]\nteacher = "t"\noutputs = "kept"\n'
+    with pytest.raises(RecipeError, match=r"distill\.outputs: .* set distill\.views"):
+        parse_recipe(text, origin="r.toml")
+    assert parse_recipe(text + "views = 2\n", origin="r.toml").distill is not None
+
+
 def test_every_range_belongs_to_a_key_that_exists() -> None:
     full = parse_recipe(
         MINIMAL + "[prune]\nsparsity = 0.5\n[prune_channels]\nratio = 0.5\nfine_tune_epochs = 2\n"
