@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from edgekit.runtime.preprocessing import Preprocessing
-from edgekit.train.recipe_keys import AugmentRecipe
+from edgekit.train.recipe_tables import AugmentRecipe
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

@@ -15,7 +15,7 @@ from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.compiled import CompiledNetwork
-from edgekit.train.recipe_keys import DistillRecipe
+from edgekit.train.recipe_tables import DistillRecipe
 from edgekit.train.teacher_outputs import TeacherOutputs, View
 
 # What the teacher's weight is multiplied by, from how much of the training is done, 0 to 1.

@@ -29,7 +29,7 @@ from edgekit.runtime.errors import InputError, OutputError, TerminatedError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.progress import EpochProgress
-from edgekit.train.recipe_keys import Precision, TrainRecipe
+from edgekit.train.recipe_tables import Precision, TrainRecipe
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from edgekit.train.ema import WeightAverage
 from edgekit.train.optim import make_optimizer, make_schedule, side_at
 from edgekit.train.prune_weights import WeightPruning, sparsity_of
 from edgekit.train.quantization import Quantization
-from edgekit.train.recipe_keys import AugmentRecipe, TrainRecipe
+from edgekit.train.recipe_tables import AugmentRecipe, TrainRecipe
 
 CHECK_EVERY = 50  # steps between two looks at the losses, each of which waits for the accelerator
 _STATE_KEY = "edgekit"

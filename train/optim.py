@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgekit.train.recipe_keys import TrainRecipe
+from edgekit.train.recipe_tables import TrainRecipe
 
 # One-cycle: how long the rise takes, where it starts and where it ends, relative to the highest.
 _RISE = 0.3

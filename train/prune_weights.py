@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from edgekit.train.recipe_keys import PruneRecipe
+from edgekit.train.recipe_tables import PruneRecipe
 
 PRUNED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 

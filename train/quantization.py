@@ -16,7 +16,7 @@ from edgekit.train.fake_quantize import (
     QuantizedLinear,
     WeightQuantizer,
 )
-from edgekit.train.recipe_keys import QuantizeRecipe
+from edgekit.train.recipe_tables import QuantizeRecipe
 
 
 class Quantization:

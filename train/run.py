@@ -28,7 +28,7 @@ from edgekit.train.prune_weights import WeightPruning, cubic_schedule, sparsity_
 from edgekit.train.quantization import Quantization, plain_state
 from edgekit.train.rank import is_first_process, wait_for_all
 from edgekit.train.recipe import Recipe
-from edgekit.train.recipe_keys import PruneChannelsRecipe, PruneRecipe, TrainRecipe
+from edgekit.train.recipe_tables import PruneChannelsRecipe, PruneRecipe, TrainRecipe
 from edgekit.train.run_folder import (
     FINE_TUNE,
     MODEL,

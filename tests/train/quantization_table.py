@@ -35,7 +35,7 @@ from edgekit.runtime.session import open_session
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint
 from edgekit.train.fake_quantize import WeightQuantizer
 from edgekit.train.recipe import Recipe, load_recipe, parse_recipe
-from edgekit.train.recipe_keys import QuantizeMethod
+from edgekit.train.recipe_tables import QuantizeMethod
 from edgekit.train.run import run_recipe
 
 METHODS: tuple[QuantizeMethod, ...] = ("straight-through", "learned-step")

@@ -17,7 +17,7 @@ from edgekit.train.augment import (
     resize,
     rotate,
 )
-from edgekit.train.recipe_keys import AugmentRecipe
+from edgekit.train.recipe_tables import AugmentRecipe
 from edgekit.train.vision import torchvision
 
 functional = torchvision.transforms.v2.functional

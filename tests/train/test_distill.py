@@ -17,7 +17,7 @@ from edgekit.train.distill import (
     load_teacher,
 )
 from edgekit.train.models.table import build_model
-from edgekit.train.recipe_keys import DistillRecipe
+from edgekit.train.recipe_tables import DistillRecipe
 
 STUDENT = Preprocessing(8, 8, (0.3,), (0.4,), ("a", "b", "c"))
 OPTIONS = {"blocks": [1], "growth": 4, "stem_width": 4, "bottleneck": 0}

@@ -14,7 +14,7 @@ from edgekit.train.optim import (
     parameter_groups,
     side_at,
 )
-from edgekit.train.recipe_keys import Optimizer, Schedule, TrainRecipe
+from edgekit.train.recipe_tables import Optimizer, Schedule, TrainRecipe
 
 
 def rates(recipe: TrainRecipe, per_epoch: int = 10) -> list[float]:

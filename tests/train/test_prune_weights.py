@@ -11,7 +11,7 @@ from edgekit.train.prune_weights import (
     prunable,
     sparsity_of,
 )
-from edgekit.train.recipe_keys import PruneRecipe
+from edgekit.train.recipe_tables import PruneRecipe
 
 
 def network() -> nn.Sequential:

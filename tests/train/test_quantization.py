@@ -19,7 +19,7 @@ from edgekit.train.models.table import build_model
 from edgekit.train.prune_weights import sparsity_of
 from edgekit.train.quantization import Quantization, plain_state
 from edgekit.train.recipe import parse_recipe
-from edgekit.train.recipe_keys import QuantizeRecipe
+from edgekit.train.recipe_tables import QuantizeRecipe
 from edgekit.train.run import run_recipe
 
 RECIPE = """
