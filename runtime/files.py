@@ -12,20 +12,25 @@ from pathlib import Path
 from edgekit.runtime.errors import OutputError
 
 
-def check_output(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+def check_output(
+    path: Path, *, force: bool = False, inputs: Iterable[Path] = (), folder: bool = False
+) -> None:
     """Refuse an output before any work is done for it.
 
     Args:
         path: The file or folder that will be written.
         force: Allow it to exist already.
         inputs: Files that are read; none of them may be the output.
+        folder: Whether a folder will be written; else a file.
 
     Raises:
-        OutputError: it is one of the inputs, exists already, or cannot be written.
+        OutputError: it is one of the inputs, exists already, or cannot be written; or what exists
+            is something else than a file (a folder).
     """
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"{path}: the output is also the input; choose another -o/--output")
+    _check_kind(path, folder=folder)
     if path.exists() and not force:
         raise OutputError(f"{path}: exists already; choose another -o/--output or give --force")
     parent = _nearest_existing(path.absolute().parent)
@@ -44,7 +49,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     file stays and the scratch folder is removed.
 
     Raises:
-        OutputError: the folder cannot be made or written.
+        OutputError: the folder cannot be made or written, or `path` is no regular file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +77,15 @@ def write_text(path: Path, text: str) -> None:
         staged.write_text(text, "utf-8")
 
 
+def _check_kind(path: Path, *, folder: bool) -> None:
+    """Refuse to replace anything but a file (a folder), such as a device or a link to one."""
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        found = "a folder" if path.is_dir() else "a file" if folder else "no regular file"
+        raise OutputError(f"{path}: is {found}; choose another -o/--output")
+
+
 def _replace(source: Path, target: Path) -> None:
+    _check_kind(target, folder=source.is_dir())
     if source.is_file():  # what mkstemp would narrow to 0600 gets the permissions of any new file
         source.chmod(0o666 & ~_umask())
     os.replace(source, target)

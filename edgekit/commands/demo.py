@@ -43,7 +43,7 @@ def run_demo(folder: Path, *, force: bool = False) -> BenchReport:
     Raises:
         EdgekitError: the folder cannot be used, or an extra is missing.
     """
-    check_output(folder, force=force)
+    check_output(folder, force=force, folder=True)
     console.say("1/5  train a DenseNet on digits, pruning half of its weights on the way")
     run = train_recipe(RECIPE, folder / "run", force=force).run
     console.say("2/5  export it to ONNX and compare it with torch")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,28 @@ def test_output_equal_to_an_input_is_refused_even_with_force(tmp_path: Path) -> 
     link.symlink_to(model)
     with pytest.raises(OutputError, match="also the input"):
         check_output(link, force=True, inputs=[model])
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    fifo, link, folder = tmp_path / "fifo", tmp_path / "link", tmp_path / "folder.onnx"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    folder.mkdir()
+    for target, reason in ((fifo, "no regular"), (link, "no regular"), (folder, "is a folder")):
+        with pytest.raises(OutputError, match=reason):
+            check_output(target, force=True)
+        with pytest.raises(OutputError, match=reason), replace_atomically(target) as staged:
+            staged.write_text("model")
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [fifo, folder, link]
+
+
+def test_an_output_folder_may_exist_but_be_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file"):
+        check_output(tmp_path / "file", force=True, folder=True)
+    check_output(tmp_path, force=True, folder=True)
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
