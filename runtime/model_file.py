@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,24 @@ def write_parted(model: onnx.ModelProto, tensors: Mapping[int, wire.Writable], p
 def model_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """The files that a model consists of: itself first, then its external data."""
     locations = {
-        _external(tensor)["location"]
+        _external(tensor).get("location", "")
         for tensor in _all_tensors(model)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
     return [path, *(path.parent / location for location in sorted(locations))]
+
+
+def own_files(path: Path) -> list[Path]:
+    """The files that must stay while a model is read: itself, then external data that it names.
+
+    Large tensors are not read and nothing is checked: what is no model has no other files.
+    """
+    parted = _part(path)
+    try:
+        model = onnx.ModelProto.FromString(parted[1]) if parted else _parse(path)
+    except (DecodeError, ModelFileError):
+        return [path]
+    return [path, *(file for file in model_files(model, path)[1:] if os.path.isfile(file))]
 
 
 def _check(model: onnx.ModelProto, path: Path, absent: Iterable[int] = ()) -> None:

@@ -19,6 +19,7 @@ from edgekit.export.graph import load_graph
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import InputError
 from edgekit.runtime.files import check_output, write_text
+from edgekit.runtime.model_file import own_files
 
 
 def bench_files(
@@ -123,7 +124,8 @@ def bench_against(
     if limits.junit is not None:
         if not limits.gates:
             raise InputError("--junit has no gate to write: set one, such as --max-bytes")
-        check_output(limits.junit, force=limits.force, inputs=paths)
+        inputs = [file for path in paths for file in own_files(path)]
+        check_output(limits.junit, force=limits.force, inputs=inputs)
     baseline = None if limits.baseline is None else read_runs([limits.baseline])[0]
     _check_gates_can_be_met(limits.gates, paths, data, baseline)
     report = bench_files(paths, data, part, settings)

@@ -22,6 +22,7 @@ from edgekit.export.optimize import OptimizeReport, check_names, optimize
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.files import check_output
+from edgekit.runtime.model_file import own_files
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import to_input_type
 
@@ -76,7 +77,7 @@ def optimize_file(
         EdgekitError: a file cannot be used, there is no such pass, or one changed the model.
     """
     check_names(passes)
-    check_output(output, force=force, inputs=[path])
+    check_output(output, force=force, inputs=own_files(path))
     model = load_graph(path)
     check_data_file(model, output, force=force, inputs=external_files(model))
     inputs = None

@@ -36,6 +36,7 @@ from edgekit.export.static_options import DEFAULT_METHOD, BatchNorm, Kernels, St
 from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import AccuracyError, InputError
 from edgekit.runtime.files import check_output
+from edgekit.runtime.model_file import own_files
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.progress import StageProgress, silent
 
@@ -194,9 +195,10 @@ def quantize_file(
     _check_meant(precision, "int8", int8_only)
     _check_meant(precision, "fp16", {"--keep-io": keep_io, "--half-io": keep_io is False})
     refinements = _refinements(refinements, precision)
-    files = [path, output]
-    _check_outputs(files, precision, calibration_report, best=max_drop is not None, force=force)
-    check_cache(calibration.cache if calibration else None, precision, files)
+    inputs = own_files(path)
+    best = max_drop is not None and precision in CODED
+    _check_outputs(inputs, output, precision, calibration_report, best=best, force=force)
+    check_cache(calibration.cache if calibration else None, precision, [*inputs, output])
     model = load_graph(path)
     check_unpacked(model)
     by_hand = normalization != AS_STORED
@@ -295,22 +297,23 @@ def _check_meant(precision: str, meant: str, flags: Mapping[str, object]) -> Non
 
 
 def _check_outputs(
-    files: Sequence[Path],
+    inputs: Sequence[Path],
+    output: Path,
     precision: str,
     calibration_report: Path | None,
     *,
     best: bool,
     force: bool,
 ) -> None:
-    """Refuse files before any work is done: the model's, its conversion's and the report's.
+    """Refuse files before any work is done: the conversion's and the report's.
 
     `best` says whether a file may be put aside.
     """
-    path, output = files
-    check_output(output, force=force, inputs=[path])
-    if best and precision in CODED:
-        check_output(best_path(output), force=force, inputs=[path])
+    check_output(output, force=force, inputs=inputs)
+    if best:
+        check_output(best_path(output), force=force, inputs=inputs)
     if calibration_report is not None:
+        files = [*inputs, output]
         check_calibration_report(calibration_report, precision, force=force, files=files)
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from edgekit.runtime.errors import ModelFileError
-from edgekit.runtime.model_file import model_files, read_model, write_model
+from edgekit.runtime.model_file import model_files, own_files, read_model, write_model
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -75,6 +75,18 @@ def test_external_data_stays_on_disk_and_is_listed(tmp_path: Path, classifier: B
     model = read_model(path)
     assert all(not tensor.raw_data for tensor in model.graph.initializer)
     assert model_files(model, path) == [path, tmp_path / "weights.bin"]
+
+
+def test_a_models_own_files_are_listed_unchecked(tmp_path: Path, classifier: Build) -> None:
+    path = tmp_path / "model.onnx"
+    save_external(classifier(), path)
+    assert own_files(path) == [path, tmp_path / "weights.bin"]
+    for location in ("nowhere", "\0", "x" * 300, ""):
+        save_external(classifier(), path, location=location)
+        assert own_files(path) == [path]
+    path.write_bytes(b"not a model at all")
+    assert own_files(path) == [path]
+    assert own_files(tmp_path / "missing.onnx") == [tmp_path / "missing.onnx"]
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", ""])

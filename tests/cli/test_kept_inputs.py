@@ -1,0 +1,50 @@
+"""No output of a command may replace what the command reads, with --force neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def in_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("optimize", "ext.onnx", "-o", "ext.bin"),
+        ("quantize", "ext.onnx", "-o", "ext.bin", "--precision", "fp16"),
+        ("quantize", "ext.onnx", "-o", "q.onnx", "--calib", "digits", "--calib-cache", "ext.bin"),
+        (
+            *("quantize", "ext.onnx", "-o", "q.onnx", "--calib", "digits"),
+            *("--calibration-report", "ext.bin"),
+        ),
+        ("bench", "model.onnx", "ext.onnx", "--max-bytes", "1", "--junit", "ext.bin"),
+    ],
+    ids=lambda command: f"{command[0]} {command[-2]}",
+)
+def test_the_external_data_of_a_model(
+    command: tuple[str, ...], refuses: Command, model: Path, tmp_path: Path
+) -> None:
+    onnx.save(
+        onnx.load(model),
+        "ext.onnx",
+        save_as_external_data=True,
+        location="ext.bin",
+        size_threshold=0,
+    )
+    before = files(tmp_path)
+    assert "ext.bin: the output is also the input" in refuses(*command, "--force").err
+    assert files(tmp_path) == before
