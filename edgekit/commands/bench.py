@@ -125,6 +125,8 @@ def bench_against(
         if not limits.gates:
             raise InputError("--junit has no gate to write: set one, such as --max-bytes")
         inputs = [file for path in paths for file in own_files(path)]
+        inputs += [] if data is None else data.files
+        inputs += [] if limits.baseline is None else [limits.baseline]
         check_output(limits.junit, force=limits.force, inputs=inputs)
     baseline = None if limits.baseline is None else read_runs([limits.baseline])[0]
     _check_gates_can_be_met(limits.gates, paths, data, baseline)

@@ -85,7 +85,8 @@ def export_checkpoint(
     from edgekit.train.checkpoint import load_checkpoint
 
     source = checkpoint_file(checkpoint)
-    check_output(output, force=force, inputs=[source])
+    archive = [] if data is None else data.files
+    check_output(output, force=force, inputs=[source, *archive])
     loaded = load_checkpoint(source)
     images = _images(source, loaded, data or DataSource(""))
     batch = loaded.preprocessing(spread(images, samples))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.calibration import single_input
-from edgekit.runtime.data.load import load_split
+from edgekit.runtime.data.load import DATASETS, load_split
 from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 
@@ -50,6 +50,12 @@ class DataSource:
     name: str
     folder: Path | None = None
     download: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        """The archive that is read; none where it is a folder or a named set."""
+        archive = Path(self.name)
+        return [archive] if self.name not in DATASETS and archive.is_file() else []
 
     def load(self, part: str, preprocessing: Preprocessing) -> Split:
         """A part of it, decoded to the size that a model takes.

@@ -77,9 +77,11 @@ def optimize_file(
         EdgekitError: a file cannot be used, there is no such pass, or one changed the model.
     """
     check_names(passes)
-    check_output(output, force=force, inputs=own_files(path))
+    archive = [] if data is None else data.files
+    check_output(output, force=force, inputs=[*own_files(path), *archive])
     model = load_graph(path)
-    check_data_file(model, output, force=force, inputs=external_files(model))
+    read = [*external_files(model), *archive]
+    check_data_file(model, output, force=force, inputs=read)
     inputs = None
     verified_on = "random numbers" if verify else "nothing"
     if data is not None:

@@ -195,7 +195,9 @@ def quantize_file(
     _check_meant(precision, "int8", int8_only)
     _check_meant(precision, "fp16", {"--keep-io": keep_io, "--half-io": keep_io is False})
     refinements = _refinements(refinements, precision)
-    inputs = own_files(path)
+    sources = [calibration.data if calibration else None, max_drop.data if max_drop else None]
+    archives = [file for source in sources if source for file in source.files]
+    inputs = [*own_files(path), *archives]
     best = max_drop is not None and precision in CODED
     _check_outputs(inputs, output, precision, calibration_report, best=best, force=force)
     check_cache(calibration.cache if calibration else None, precision, [*inputs, output])

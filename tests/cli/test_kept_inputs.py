@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -48,3 +49,47 @@ def test_the_external_data_of_a_model(
     before = files(tmp_path)
     assert "ext.bin: the output is also the input" in refuses(*command, "--force").err
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("optimize", "model.onnx", "--data", "set.npz", "-o", "set.npz"),
+        ("quantize", "model.onnx", "--calib", "set.npz", "-o", "set.npz"),
+        (
+            *("quantize", "model.onnx", "--calib", "digits", "-o", "set.npz"),
+            *("--max-drop", "1", "--eval", "set.npz"),
+        ),
+        (
+            *("quantize", "model.onnx", "--calib", "set.npz", "-o", "q.onnx"),
+            *("--calib-cache", "set.npz"),
+        ),
+        (
+            *("quantize", "model.onnx", "--calib", "set.npz", "-o", "q.onnx"),
+            *("--calibration-report", "set.npz"),
+        ),
+        (
+            *("bench", "model.onnx", "--data", "set.npz"),
+            *("--min-accuracy", "0", "--junit", "set.npz"),
+        ),
+        ("export", "densenet-cifar10", "--data", "set.npz", "-o", "set.npz"),
+    ],
+    ids=lambda command: f"{command[0]} {command[-2]}",
+)
+def test_an_archive_of_images(
+    command: tuple[str, ...], refuses: Command, model: Path, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (20, 8, 8), dtype=np.uint8)
+    labels = np.arange(20) % 10
+    np.savez("set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    before = files(tmp_path)
+    assert "set.npz: the output is also the input" in refuses(*command, "--force").err
+    assert files(tmp_path) == before
+    assert model.is_file()
+
+
+def test_the_baseline_of_a_comparison(refuses: Command, model: Path) -> None:
+    Path("old.json").write_text("{}")
+    gate = ("--max-bytes", 1, "--junit", "old.json", "--force")
+    outcome = refuses("bench", model, "--baseline", "old.json", *gate)
+    assert "old.json: the output is also the input" in outcome.err
