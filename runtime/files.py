@@ -11,9 +11,16 @@ from pathlib import Path
 
 from edgekit.runtime.errors import OutputError
 
+FLAG = "-o/--output"
+
 
 def check_output(
-    path: Path, *, force: bool = False, inputs: Iterable[Path] = (), folder: bool = False
+    path: Path,
+    *,
+    force: bool = False,
+    inputs: Iterable[Path] = (),
+    folder: bool = False,
+    flag: str = FLAG,
 ) -> None:
     """Refuse an output before any work is done for it.
 
@@ -22,6 +29,7 @@ def check_output(
         force: Allow it to exist already.
         inputs: Files that are read; none of them may be the output.
         folder: Whether a folder will be written; else a file.
+        flag: The option that names it.
 
     Raises:
         OutputError: it is one of the inputs, exists already, or cannot be written; or what exists
@@ -29,15 +37,15 @@ def check_output(
     """
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
-            raise OutputError(f"{path}: the output is also the input; choose another -o/--output")
-    _check_kind(path, folder=folder)
+            raise OutputError(f"{path}: the output is also the input; choose another {flag}")
+    _check_kind(path, folder=folder, flag=flag)
     if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; choose another -o/--output or give --force")
+        raise OutputError(f"{path}: exists already; choose another {flag} or give --force")
     parent = _nearest_existing(path.absolute().parent)
     if not parent.is_dir():
-        raise OutputError(f"{path}: {parent} is not a folder; choose another -o/--output")
+        raise OutputError(f"{path}: {parent} is not a folder; choose another {flag}")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: no permission to write in {parent}; choose another -o/--output")
+        raise OutputError(f"{path}: no permission to write in {parent}; choose another {flag}")
 
 
 @contextmanager
@@ -77,11 +85,11 @@ def write_text(path: Path, text: str) -> None:
         staged.write_text(text, "utf-8")
 
 
-def _check_kind(path: Path, *, folder: bool) -> None:
+def _check_kind(path: Path, *, folder: bool, flag: str = FLAG) -> None:
     """Refuse to replace anything but a file (a folder), such as a device or a link to one."""
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         found = "a folder" if path.is_dir() else "a file" if folder else "no regular file"
-        raise OutputError(f"{path}: is {found}; choose another -o/--output")
+        raise OutputError(f"{path}: is {found}; choose another {flag}")
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -127,7 +127,7 @@ def bench_against(
         inputs = [file for path in paths for file in own_files(path)]
         inputs += [] if data is None else data.files
         inputs += [] if limits.baseline is None else [limits.baseline]
-        check_output(limits.junit, force=limits.force, inputs=inputs)
+        check_output(limits.junit, force=limits.force, inputs=inputs, flag="--junit")
     baseline = None if limits.baseline is None else read_runs([limits.baseline])[0]
     _check_gates_can_be_met(limits.gates, paths, data, baseline)
     report = bench_files(paths, data, part, settings)

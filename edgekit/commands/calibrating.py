@@ -84,7 +84,7 @@ def check_cache(path: Path | None, precision: str, files: Iterable[Path]) -> Non
     if precision in PRECISIONS and not PRECISIONS[precision].calibrated:
         raise InputError(f"--calib-cache: {precision} chooses no ranges; leave it out")
     models = list(files)
-    check_output(path, force=True, inputs=models)
+    check_output(path, force=True, inputs=models, flag="--calib-cache")
     if path.absolute() in [model.absolute() for model in models]:
         raise InputError(f"{path}: is the model's own file; choose another --calib-cache")
 

@@ -35,7 +35,7 @@ def check_calibration_report(
             f"--calibration-report: {precision} chooses no ranges; use it with {calibrated}"
         )
     models = list(files)
-    check_output(path, force=force, inputs=models)
+    check_output(path, force=force, inputs=models, flag="--calibration-report")
     if path.absolute() in [model.absolute() for model in models]:
         raise InputError(f"{path}: is the model's own file; choose another --calibration-report")
 
