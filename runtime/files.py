@@ -19,6 +19,7 @@ def check_output(
     *,
     force: bool = False,
     inputs: Iterable[Path] = (),
+    outputs: Iterable[Path] = (),
     folder: bool = False,
     flag: str = FLAG,
 ) -> None:
@@ -28,16 +29,20 @@ def check_output(
         path: The file or folder that will be written.
         force: Allow it to exist already.
         inputs: Files that are read; none of them may be the output.
+        outputs: Files that are written besides; likewise.
         folder: Whether a folder will be written; else a file.
         flag: The option that names it.
 
     Raises:
-        OutputError: it is one of the inputs, exists already, or cannot be written; or what exists
-            is something else than a file (a folder).
+        OutputError: it is one of the inputs or other outputs, exists already, cannot be written,
+            or is something else than a file (a folder).
     """
     for source in inputs:
-        if path.exists() and source.exists() and path.samefile(source):
+        if _same_file(path, source):
             raise OutputError(f"{path}: the output is also the input; choose another {flag}")
+    for other in outputs:
+        if _same_file(path, other) or path.resolve() == other.resolve():
+            raise OutputError(f"{path}: is another output's own file; choose another {flag}")
     _check_kind(path, folder=folder, flag=flag)
     if path.exists() and not force:
         raise OutputError(f"{path}: exists already; choose another {flag} or give --force")
@@ -90,6 +95,10 @@ def _check_kind(path: Path, *, folder: bool, flag: str = FLAG) -> None:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         found = "a folder" if path.is_dir() else "a file" if folder else "no regular file"
         raise OutputError(f"{path}: is {found}; choose another {flag}")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _replace(source: Path, target: Path) -> None:

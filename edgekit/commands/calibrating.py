@@ -67,26 +67,26 @@ class CacheUse:
         return f"ranges taken from {self.path}" if self.reused else f"ranges kept in {self.path}"
 
 
-def check_cache(path: Path | None, precision: str, files: Iterable[Path]) -> None:
+def check_cache(
+    path: Path | None, precision: str, *, inputs: Iterable[Path], outputs: Iterable[Path]
+) -> None:
     """Refuse a cache before any work is done.
 
     Args:
         path: The cache; None for none.
         precision: What the model is converted to.
-        files: The model and its conversion, neither of which may be the cache.
+        inputs: Files that are read; none of them may be the cache.
+        outputs: Files that are written besides; likewise.
 
     Raises:
-        InputError: nothing is calibrated for that precision, or the file is the output's.
-        OutputError: the file is the model's, or cannot be written.
+        InputError: nothing is calibrated for that precision.
+        OutputError: the file is one of those, or cannot be written.
     """
     if path is None:
         return
     if precision in PRECISIONS and not PRECISIONS[precision].calibrated:
         raise InputError(f"--calib-cache: {precision} chooses no ranges; leave it out")
-    models = list(files)
-    check_output(path, force=True, inputs=models, flag="--calib-cache")
-    if path.absolute() in [model.absolute() for model in models]:
-        raise InputError(f"{path}: is the model's own file; choose another --calib-cache")
+    check_output(path, force=True, inputs=inputs, outputs=outputs, flag="--calib-cache")
 
 
 @dataclass(frozen=True)

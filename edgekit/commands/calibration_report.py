@@ -15,7 +15,12 @@ from edgekit.runtime.files import check_output
 
 
 def check_calibration_report(
-    path: Path, precision: str, *, force: bool, files: Iterable[Path]
+    path: Path,
+    precision: str,
+    *,
+    force: bool,
+    inputs: Iterable[Path],
+    outputs: Iterable[Path],
 ) -> None:
     """Refuse a report before any work is done for it.
 
@@ -23,21 +28,20 @@ def check_calibration_report(
         path: The report.
         precision: What the model is converted to.
         force: Replace an existing report.
-        files: The model and its conversion, neither of which may be the report.
+        inputs: Files that are read; none of them may be the report.
+        outputs: Files that are written besides; likewise.
 
     Raises:
         InputError: nothing is calibrated for that precision.
-        OutputError: the file cannot be written.
+        OutputError: the file is one of those, or cannot be written.
     """
     if precision in PRECISIONS and not PRECISIONS[precision].calibrated:
         calibrated = " or ".join(name for name, entry in PRECISIONS.items() if entry.calibrated)
         raise InputError(
             f"--calibration-report: {precision} chooses no ranges; use it with {calibrated}"
         )
-    models = list(files)
-    check_output(path, force=force, inputs=models, flag="--calibration-report")
-    if path.absolute() in [model.absolute() for model in models]:
-        raise InputError(f"{path}: is the model's own file; choose another --calibration-report")
+    flag = "--calibration-report"
+    check_output(path, force=force, inputs=inputs, outputs=outputs, flag=flag)
 
 
 def report_calibration(

@@ -24,6 +24,8 @@ from edgekit import console
 from edgekit.commands.accuracy_drop import AccuracyDrop, DropLimit, DropMeter
 from edgekit.export.sensitivity import Layer, Sensitivity, names_pattern, sensitivities
 
+# Precisions whose layers can be spared one by one.
+CODED = ("int8", "int16", "dynamic-int8")
 # Images that the sensitivity of a layer is measured on.
 SENSITIVITY_IMAGES = 64
 # The part of the time in which layers are measured; those that it does not reach rank last.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,17 +10,12 @@ import onnx_ir as ir
 
 from edgekit import console
 from edgekit.commands.accuracy_drop import AccuracyDrop, DropLimit, DropMeter
-from edgekit.commands.calibrating import (
-    CacheUse,
-    Calibration,
-    CalibrationRun,
-    check_cache,
-    digested,
-)
-from edgekit.commands.calibration_report import check_calibration_report, report_calibration
+from edgekit.commands.calibrating import CacheUse, Calibration, CalibrationRun, digested
+from edgekit.commands.calibration_report import report_calibration
 from edgekit.commands.images import AS_STORED, Normalization, spread
-from edgekit.commands.max_drop import SENSITIVITY_IMAGES, KeptLayers, Search, best_path
+from edgekit.commands.max_drop import CODED, SENSITIVITY_IMAGES, KeptLayers, Search, best_path
 from edgekit.commands.packing import Packing
+from edgekit.commands.quantize_files import check_files
 from edgekit.commands.target import TargetChoice
 from edgekit.export import quantize as export
 from edgekit.export.agreement import Agreement
@@ -35,14 +30,10 @@ from edgekit.export.sensitivity import Layer, layers
 from edgekit.export.static_options import DEFAULT_METHOD, BatchNorm, Kernels, StaticOptions
 from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import AccuracyError, InputError
-from edgekit.runtime.files import check_output
-from edgekit.runtime.model_file import own_files
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.progress import StageProgress, silent
 
 THIS_MACHINE = TargetChoice()
-# Precisions whose layers can be spared one by one.
-CODED = ("int8", "int16", "dynamic-int8")
 
 
 @dataclass(frozen=True)
@@ -195,12 +186,15 @@ def quantize_file(
     _check_meant(precision, "int8", int8_only)
     _check_meant(precision, "fp16", {"--keep-io": keep_io, "--half-io": keep_io is False})
     refinements = _refinements(refinements, precision)
-    sources = [calibration.data if calibration else None, max_drop.data if max_drop else None]
-    archives = [file for source in sources if source for file in source.files]
-    inputs = [*own_files(path), *archives]
-    best = max_drop is not None and precision in CODED
-    _check_outputs(inputs, output, precision, calibration_report, best=best, force=force)
-    check_cache(calibration.cache if calibration else None, precision, [*inputs, output])
+    check_files(
+        path,
+        output,
+        precision,
+        calibration=calibration,
+        max_drop=max_drop,
+        calibration_report=calibration_report,
+        force=force,
+    )
     model = load_graph(path)
     check_unpacked(model)
     by_hand = normalization != AS_STORED
@@ -296,27 +290,6 @@ def _check_meant(precision: str, meant: str, flags: Mapping[str, object]) -> Non
     given = [flag for flag, value in flags.items() if value]
     if given and precision in PRECISIONS and precision != meant:
         raise InputError(f"{given[0]} is for {meant}: leave it out with {precision}")
-
-
-def _check_outputs(
-    inputs: Sequence[Path],
-    output: Path,
-    precision: str,
-    calibration_report: Path | None,
-    *,
-    best: bool,
-    force: bool,
-) -> None:
-    """Refuse files before any work is done: the conversion's and the report's.
-
-    `best` says whether a file may be put aside.
-    """
-    check_output(output, force=force, inputs=inputs)
-    if best:
-        check_output(best_path(output), force=force, inputs=inputs)
-    if calibration_report is not None:
-        files = [*inputs, output]
-        check_calibration_report(calibration_report, precision, force=force, files=files)
 
 
 def _layers(

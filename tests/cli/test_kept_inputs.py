@@ -1,4 +1,4 @@
-"""No output of a command may replace what the command reads, with --force neither."""
+"""No output of a command may replace what it reads or another output, with --force neither."""
 
 from __future__ import annotations
 
@@ -95,3 +95,22 @@ def test_the_baseline_of_a_comparison(refuses: Command, model: Path) -> None:
     gate = ("--max-bytes", 1, "--junit", "old.json", "--force")
     outcome = refuses("bench", model, "--baseline", "old.json", *gate)
     assert "old.json: the output is also the input" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--calibration-report", "f.json", "--calib-cache", "f.json"), "--calib-cache"),
+        (("--calibration-report", "f.json", "--calib-cache", "new/../f.json"), "--calib-cache"),
+        (("--calib-cache", "q.onnx"), "--calib-cache"),
+        (("--calibration-report", "q.onnx"), "--calibration-report"),
+        (("--max-drop", "1", "--calib-cache", "q.best.onnx"), "--calib-cache"),
+    ],
+)
+def test_one_file_for_two_outputs(
+    flags: tuple[str, ...], named: str, refuses: Command, model: Path, tmp_path: Path
+) -> None:
+    before = files(tmp_path)
+    outcome = refuses("quantize", model, "-o", "q.onnx", "--calib", "digits", *flags, "--force")
+    assert f"is another output's own file; choose another {named}" in outcome.err
+    assert files(tmp_path) == before

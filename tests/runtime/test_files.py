@@ -79,6 +79,13 @@ def test_an_output_folder_may_exist_but_be_no_file(tmp_path: Path) -> None:
     check_output(tmp_path, force=True, folder=True)
 
 
+def test_an_output_equal_to_another_is_refused_before_either_exists(tmp_path: Path) -> None:
+    first, second = tmp_path / "model.onnx", tmp_path / "other" / ".." / "model.onnx"
+    with pytest.raises(OutputError, match="choose another --report"):
+        check_output(second, outputs=[first], flag="--report")
+    check_output(second, outputs=[tmp_path / "other.onnx"])
+
+
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="not a folder"):
