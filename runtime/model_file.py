@@ -157,6 +157,11 @@ def own_files(path: Path) -> list[Path]:
     return [path, *(file for file in model_files(model, path)[1:] if os.path.isfile(file))]
 
 
+def disk_bytes(path: Path) -> int:
+    """Size of a model on disk, external data included."""
+    return sum(file.stat().st_size for file in own_files(path))
+
+
 def _check(model: onnx.ModelProto, path: Path, absent: Iterable[int] = ()) -> None:
     """Check a model against its file and the ONNX rules.
 

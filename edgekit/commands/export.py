@@ -17,6 +17,7 @@ from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import CheckpointError, DataError
 from edgekit.runtime.files import check_output
+from edgekit.runtime.model_file import disk_bytes
 from edgekit.runtime.preprocessing import PREFIX
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ExportResult:
         data: What the comparison with torch ran on.
         parity: How closely the graph, before the passes, agrees with torch.
         passes: What the exact passes did; None where they were left out.
-        file_bytes: Size of the file.
+        file_bytes: Size on disk, external data included.
     """
 
     output: Path
@@ -101,7 +102,7 @@ def export_checkpoint(
         inputs = {str(single_input(model).name): batch[:VERIFY_SAMPLES]}
         report = optimize(model, batch_norm=batch_norm, inputs=inputs)
     save_graph(model, output)
-    return ExportResult(output, opset, images.name, parity, report, output.stat().st_size)
+    return ExportResult(output, opset, images.name, parity, report, disk_bytes(output))
 
 
 def _images(source: Path, checkpoint: Checkpoint, data: DataSource) -> Split:

@@ -22,7 +22,7 @@ from edgekit.export.optimize import OptimizeReport, check_names, optimize
 from edgekit.export.pack import PackReport
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy
 from edgekit.runtime.files import check_output
-from edgekit.runtime.model_file import own_files
+from edgekit.runtime.model_file import disk_bytes, own_files
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.session import to_input_type
 
@@ -35,8 +35,8 @@ class OptimizeResult:
         output: The file.
         report: What each pass did.
         verified_on: What each pass was checked on.
-        bytes_before: Size of the input file.
-        bytes_after: Size of the output file.
+        bytes_before: Size of the input on disk, external data included.
+        bytes_after: Size of the output, likewise.
         packing: How tensors were packed; None where that was not asked for.
     """
 
@@ -103,6 +103,5 @@ def optimize_file(
     if packing is not None:
         model, packed = packing.apply(model, inputs)
     save_graph(model, output)
-    return OptimizeResult(
-        output, report, verified_on, path.stat().st_size, output.stat().st_size, packed
-    )
+    sizes = disk_bytes(path), disk_bytes(output)
+    return OptimizeResult(output, report, verified_on, *sizes, packed)

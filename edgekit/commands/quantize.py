@@ -30,6 +30,7 @@ from edgekit.export.sensitivity import Layer, layers
 from edgekit.export.static_options import DEFAULT_METHOD, BatchNorm, Kernels, StaticOptions
 from edgekit.export.uint8_input import take_pixels
 from edgekit.runtime.errors import AccuracyError, InputError
+from edgekit.runtime.model_file import disk_bytes
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.progress import StageProgress, silent
 
@@ -44,8 +45,8 @@ class QuantizeResult:
         output: The file that was written; where accuracy dropped too far, the best one aside.
         report: What became of each node.
         drop: What it cost; None where no limit was given.
-        bytes_before: Size of the input file.
-        bytes_after: Size of the output file.
+        bytes_before: Size of the input on disk, external data included.
+        bytes_after: Size of the output, likewise.
         packing: How tensors were packed; None where that was not asked for.
         kept_layers: How the search for layers to spare ended; None where there was none.
         agreement: How closely it follows the float model; None where nothing was calibrated.
@@ -250,7 +251,7 @@ def quantize_file(
     cache = run.save_cache() if run else None
     if calibration_report is not None and reader is not None:
         report_calibration(calibration_report, done.result, reader, output)
-    sizes = path.stat().st_size, output.stat().st_size
+    sizes = disk_bytes(path), disk_bytes(output)
     return QuantizeResult(
         output,
         done.result.report,

@@ -100,6 +100,19 @@ def test_quantize_writes_every_precision(
     assert {"edgekit.mean", "edgekit.precision", "edgekit.passes"} <= keys
 
 
+@pytest.mark.parametrize("command", [("optimize",), ("quantize", "--precision", "fp16")])
+def test_sizes_count_external_data(
+    command: tuple[str, ...], edgekit: Command, model: Path, tmp_path: Path
+) -> None:
+    proto = onnx.load(model)
+    onnx.save(proto, "ext.onnx", save_as_external_data=True, location="ext.bin", size_threshold=0)
+    outcome = edgekit(*command, "ext.onnx", "-o", "o.onnx", "--format", "json")
+    found = json.loads(outcome.out)
+    parts = [(tmp_path / name).stat().st_size for name in ("ext.onnx", "ext.bin")]
+    assert found["bytes_before"] == sum(parts)
+    assert found["bytes_after"] == (tmp_path / "o.onnx").stat().st_size
+
+
 def linear_classifier(outlier: float) -> onnx.ModelProto:
     """Digits by least squares, with an unused feature `outlier` times as large as the others."""
     train = load_split("digits", "train")
