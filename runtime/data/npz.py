@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from edgekit.runtime.errors import DataError
 # Classes that are only numbered get a name each; a label above this is no class.
 MAX_NUMBERED_CLASSES = 1_000_000
 
-# What numpy and zipfile raise on files that are damaged, encrypted or packed in an unknown way.
-_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
 
 def load_npz(path: Path, part: str) -> Split:
     """Load a part of an archive: images uint8 [N, H, W] or [N, H, W, C], labels integers [N].
@@ -27,19 +24,15 @@ def load_npz(path: Path, part: str) -> Split:
     Raises:
         DataError: no archive, an array is missing, or has another type or shape.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = {f"x_{part}", f"y_{part}"} - set(archive.files)
-            if missing:
-                raise DataError(
-                    f"{path}: has no {' and no '.join(sorted(missing))}; it needs x_train, "
-                    "y_train, x_test and y_test"
-                )
-            images, labels = archive[f"x_{part}"], archive[f"y_{part}"]
-            names = archive["class_names"] if "class_names" in archive.files else None
-            labels_of_all = [archive[key] for key in ("y_train", "y_test") if key in archive.files]
-    except _DAMAGED as error:
-        raise DataError(f"{path}: not a readable .npz archive ({error}); write it again") from error
+    arrays = _read(path, part)
+    missing = {f"x_{part}", f"y_{part}"} - arrays.keys()
+    if missing:
+        raise DataError(
+            f"{path}: has no {' and no '.join(sorted(missing))}; it needs x_train, y_train, x_test "
+            "and y_test"
+        )
+    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    names = arrays.get("class_names")
     if images.ndim == 3:
         images = images[..., None]
     shaped = images.ndim == 4 and images.shape[3] in (1, 3) and min(images.shape[1:]) > 0
@@ -50,11 +43,31 @@ def load_npz(path: Path, part: str) -> Split:
         )
     _check_labels(path, f"y_{part}", labels)
     if names is None:
-        names = _numbers(path, labels_of_all)
+        names = _numbers(path, [arrays[key] for key in ("y_train", "y_test") if key in arrays])
     if names.ndim != 1:
         raise DataError(f"{path}: class_names is {list(names.shape)}; it must be a list of names")
-    class_names = tuple(str(name) for name in names)
+    try:
+        class_names = tuple(str(name) for name in names)
+    except SystemError as error:  # numpy does not check what it reads
+        raise DataError(f"{path}: class_names is no text; write it again") from error
     return Split(str(path), part, ArrayImages(images), labels.astype(np.int64), class_names)
+
+
+def _read(path: Path, part: str) -> dict[str, NDArray[Any]]:
+    """The arrays that a part needs, by key, as far as they are there."""
+    keys = (f"x_{part}", "y_train", "y_test", "class_names")
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise zipfile.BadZipFile("it is no zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {key: np.asarray(archive[key]) for key in keys if key in archive.files}
+    except Exception as error:  # whatever numpy, zipfile and its decoders meet, MemoryError too
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"{path}: not a readable .npz archive ({reason}); write it again"
+        ) from error
 
 
 def _check_labels(path: Path, key: str, labels: NDArray[np.generic]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,44 @@ def test_an_npz_whose_compressed_bytes_are_damaged_is_refused(tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     for position in range(60, 100):
         content[position] ^= 0x5A
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable"):
+        load_split(str(path), "train")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (100000, 100000, 100000)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (",
+    ],
+)
+def test_an_npz_with_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "data.npz"
+    archive(path, class_names=np.array(list("abcd")))
+    length = len(header).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "a") as members, pytest.warns(UserWarning, match="Duplicate"):
+        members.writestr("x_train.npy", b"\x93NUMPY\x01\x00" + length + header.encode())
+    with pytest.raises(DataError, match="not a readable"):
+        load_split(str(path), "train")
+
+
+def test_an_npy_in_the_name_of_an_npz_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", IMAGES)
+    path = (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+    with pytest.raises(DataError, match=r"data\.npz: not a readable .*it is no zip"):
+        load_split(str(path), "train")
+
+
+def test_an_npz_whose_members_are_no_arrays_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as members:
+        for key in ("x_train.npy", "y_train.npy"):
+            members.writestr(key, b"words" * 40)
+    with pytest.raises(DataError, match="it must be uint8"):
+        load_split(str(path), "train")
+    content = bytearray(path.read_bytes())
+    content[60:70] = b"\xff" * 10
     path.write_bytes(content)
     with pytest.raises(DataError, match="not a readable"):
         load_split(str(path), "train")
