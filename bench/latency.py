@@ -19,7 +19,8 @@ Methods and their Application, 1997, section 3.8). With few rounds it is a littl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,9 +210,14 @@ def warm_up(run: Run, window: int) -> Warmup:
 
 
 def random_samples(spec: InputSpec, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Numbers from 0 to 1, or to 255 for a model that takes pixels; the same each time."""
-    samples = np.random.default_rng(0).random(shape, np.float32)
-    return samples * 255 if spec.dtype == np.uint8 else samples
+    """Numbers from 0 to 1, or to 255 for a model that takes pixels; the same each time.
+
+    Raises:
+        InputError: memory does not hold them.
+    """
+    with _room_for(spec, shape):
+        samples = np.random.default_rng(0).random(shape, np.float32)
+        return samples * 255 if spec.dtype == np.uint8 else samples
 
 
 def fill_batch(
@@ -229,15 +235,32 @@ def fill_batch(
         Contiguous, [batch_size, ...].
 
     Raises:
-        InputError: the file fixes another batch size, or an axis is open and there are no samples.
+        InputError: the file fixes another batch size, an axis is open and there are no samples, or
+            memory does not hold the batch.
         DataError: the samples do not fit the input.
     """
     check_batch_size(spec, batch_size)
     if samples is None:
         samples = random_samples(spec, (batch_size, *_closed_axes(spec)))
     check_samples(spec, samples.shape)
-    batch = np.resize(samples, (batch_size, *samples.shape[1:]))
-    return np.ascontiguousarray(batch.astype(spec.dtype))
+    shape = (batch_size, *samples.shape[1:])
+    with _room_for(spec, shape):
+        batch = np.empty(shape, spec.dtype)
+    for start in range(0, batch_size, len(samples)):
+        batch[start : start + len(samples)] = samples[: batch_size - start]
+    return batch
+
+
+@contextmanager
+def _room_for(spec: InputSpec, shape: tuple[int, ...]) -> Iterator[None]:
+    """Say so where memory does not hold samples of a shape."""
+    try:
+        yield
+    except (MemoryError, OverflowError, ValueError) as error:  # numpy's for what it cannot address
+        raise InputError(
+            f"memory does not hold {list(shape)} for the model's input {spec.name!r}: give a "
+            "smaller --batch-size, or a model of smaller images"
+        ) from error
 
 
 def check_batch_size(spec: InputSpec, batch_size: int) -> None:

@@ -88,7 +88,8 @@ def random_inputs(model: ir.Model, *, batch: int = 2, seed: int = 0) -> dict[str
     same name get the same size.
 
     Raises:
-        ModelFileError: an input has no known rank, or a type that cannot be made up.
+        ModelFileError: an input has no known rank, a type that cannot be made up, or more elements
+            than memory holds.
     """
     generator = np.random.default_rng(seed)
     initializers = model.graph.initializers
@@ -165,6 +166,15 @@ def _bound(name: str | None, default: int, sizes: dict[str, int]) -> int:
 def _random_array(
     value: ir.Value, shape: tuple[int, ...], generator: np.random.Generator
 ) -> NDArray[Any]:
+    try:
+        return _drawn(value, shape, generator)
+    except (MemoryError, ValueError) as error:  # numpy's for sizes beyond what it can address
+        raise ModelFileError(
+            f"input {value.name!r} takes {list(shape)}, more than memory holds: {_NO_VERIFY}"
+        ) from error
+
+
+def _drawn(value: ir.Value, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[Any]:
     dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
     if dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         return generator.standard_normal(shape).astype(dtype.numpy())

@@ -187,6 +187,15 @@ def test_open_axes_need_samples() -> None:
         fill_batch(InputSpec("x", ("n", "m"), FLOATS), 1)
 
 
+@pytest.mark.parametrize("batch_size", [10**12, 10**30])
+def test_a_batch_beyond_memory_is_refused(batch_size: int) -> None:
+    spec = InputSpec("x", ("n", 3, 100, 100), FLOATS)
+    samples = np.zeros((1, 3, 100, 100), np.uint8)
+    for given in (None, samples):
+        with pytest.raises(InputError, match=r"memory does not hold .*'x'.* --batch-size"):
+            fill_batch(spec, batch_size, given)
+
+
 def test_a_model_that_does_more_takes_longer(classifier_file: Callable[..., Path]) -> None:
     loaded = OnnxruntimeModel(classifier_file(), 1)
     small, large = (loaded.bind(fill_batch(loaded.input, size)) for size in (1, 512))

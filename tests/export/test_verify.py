@@ -101,6 +101,15 @@ def test_random_inputs_refuse_an_unknown_rank(text_graph) -> None:
         random_inputs(model)
 
 
+@pytest.mark.parametrize("size", [10**8, 10**18])
+def test_random_inputs_refuse_more_than_memory_holds(text_graph, size: int) -> None:
+    model = text_graph(
+        f"g (float[1, {size}, {size}] x) => (float[a, b, c] y) {{ y = Identity(x) }}"
+    )
+    with pytest.raises(ModelFileError, match=r"input 'x' takes .*memory.*--no-verify"):
+        random_inputs(model)
+
+
 def test_difference_is_relative_to_the_largest_reference_value() -> None:
     assert difference([100.0, 1.0], [100.0, 2.0]) == pytest.approx(0.01)
     assert difference([0.001, 0.0], [0.001, 0.001]) == pytest.approx(1.0)
