@@ -69,7 +69,8 @@ def agreement(
 
     Raises:
         DataError: there are no samples.
-        ModelFileError: a model cannot be run, or its outputs are not finite.
+        ModelFileError: a model cannot be run, or its outputs are not finite, or not one row a
+            sample.
     """
     samples = equal = 0
     signal = noise = 0.0
@@ -92,6 +93,9 @@ def _logits(session: ort.InferenceSession, feed: Feed) -> NDArray[np.float64]:
         output: Any = session.run([session.get_outputs()[0].name], dict(feed))[0]
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ModelFileError(f"the model cannot be run: {' '.join(str(error).split())}") from error
+    samples = len(next(iter(feed.values())))
+    if not isinstance(output, np.ndarray) or output.shape[:1] != (samples,):
+        raise ModelFileError("the model's first output is not one row a sample; not a classifier")
     rows = np.asarray(output, np.float64).reshape(len(output), -1)
     if not np.isfinite(rows).all():
         raise ModelFileError("the model's outputs are not finite on calibration data")

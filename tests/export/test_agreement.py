@@ -50,3 +50,15 @@ def test_what_cannot_be_compared_is_refused(
         agreement(identity, broken, FEEDS)
     with pytest.raises(ModelFileError, match="cannot be run"):
         agreement(identity, identity, [{"x": np.zeros((2, 5), np.float32)}])
+
+
+def test_outputs_that_are_not_one_row_a_sample_are_refused(
+    identity: ir.Model, text_graph: Callable[..., ir.Model]
+) -> None:
+    graph = "g (float[N, 3] x) => (float[1, 1] y) { y = ReduceSum<keepdims = 1>(x) }"
+    one_row, scalar = text_graph(graph), text_graph(graph)
+    scalar.graph.node(0).attributes["keepdims"] = ir.AttrInt64("keepdims", 0)
+    scalar.graph.outputs[0].shape = ir.Shape([])
+    for model in (one_row, scalar):
+        with pytest.raises(ModelFileError, match="one row a sample"):
+            agreement(model, identity, FEEDS)
