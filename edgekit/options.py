@@ -62,9 +62,14 @@ def parse_numbers(value: str | None) -> tuple[float, ...] | None:
 def parse_counts(flag: str, value: str) -> tuple[int, ...]:
     """Parse one whole number above zero, or several with commas between them."""
     parts = [part.strip() for part in value.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    if not all(map(_is_count, parts)):
         raise InputError(f"{flag} {value}: give numbers from 1 up with commas between them")
     return tuple(int(part) for part in parts)
+
+
+def _is_count(text: str) -> bool:
+    """Whether it is a whole number above zero that an axis or a counter can hold."""
+    return text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0
 
 
 def parse_scenarios(value: str | None) -> tuple[str, ...]:
@@ -84,9 +89,10 @@ def parse_shapes(values: list[str] | None) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for value in values or []:
         name, _, dims = value.rpartition(":")
-        if not name or not all(dim.strip().isdigit() and int(dim) > 0 for dim in dims.split(",")):
+        parts = [dim.strip() for dim in dims.split(",")]
+        if not name or not all(map(_is_count, parts)):
             raise typer.BadParameter(f"{value!r}: write it as name:1,3,224,224")
-        shapes[name] = tuple(int(dim) for dim in dims.split(","))
+        shapes[name] = tuple(map(int, parts))
     return shapes
 
 

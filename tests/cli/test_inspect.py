@@ -109,7 +109,7 @@ def test_open_axes_that_are_not_bound_say_how(refuses: Command, open_model: Path
 
 
 def test_a_shape_that_is_none_is_refused(edgekit: Command, model: Path) -> None:
-    for shape in ("input", "input:", "input:1,x", "input:1,0,8,8"):
+    for shape in ("input", "input:", "input:1,x", "input:1,0,8,8", "input:²"):
         outcome = edgekit("inspect", model, "--input-shape", shape)
         assert outcome.status == 2
         assert "name:1,3,224,224" in outcome.err
