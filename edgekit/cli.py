@@ -88,6 +88,11 @@ def _run_app() -> None:
         if package not in EXTRAS:
             raise
         raise MissingExtraError(package, EXTRAS[package]) from error
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        raise EdgekitError(
+            f"memory does not suffice{reason}: use a model of smaller images, or less data"
+        ) from error
     except OSError as error:
         where = error.filename or "the system"
         raise EdgekitError(f"{where}: {error.strerror or error}") from error

@@ -264,3 +264,13 @@ def test_an_error_of_its_own_is_told_in_one_line(
     assert outcome.status == 70
     assert outcome.err.count("\n") == 1
     assert "unexpected ZeroDivisionError: by nought" in outcome.err
+
+
+def test_more_than_memory_holds_is_bad_input(
+    refuses: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("Unable to allocate 426. PiB")
+
+    monkeypatch.setattr("edgekit.commands.inspect.Subject.inspect", fail)
+    assert "memory does not suffice (Unable to allocate 426. PiB)" in refuses("inspect", model).err
