@@ -20,7 +20,7 @@ from edgekit.runtime.data.digests import DigestedImages, digest
 from edgekit.runtime.data.source import Split, batches
 from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
-from edgekit.runtime.session import to_input_type
+from edgekit.runtime.session import INPUT_TYPES, to_input_type
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -29,6 +29,7 @@ BATCH_SIZE = 32
 # Fewer samples, in all or of a class, are doubtful.
 _FEW_SAMPLES = 100
 _FEW_OF_A_CLASS = 10
+_IMAGE_TYPES = [ir.DataType.from_numpy(np.dtype(dtype)) for dtype in INPUT_TYPES.values()]
 
 
 class CalibrationReader:
@@ -230,12 +231,17 @@ def single_input(model: ir.Model) -> ir.Value:
     """The one input of a classifier; initializers that may be overridden do not count.
 
     Raises:
-        ModelFileError: the model has none, or several.
+        ModelFileError: the model has none, or several, or it takes no images.
     """
     inputs = _fed_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(str(value.name) for value in inputs) or "none"
         raise ModelFileError(f"the model has {len(inputs)} inputs ({names}), a classifier has one")
+    dtype = inputs[0].dtype
+    if dtype is not None and dtype not in _IMAGE_TYPES:
+        raise ModelFileError(
+            f"the model's input is {dtype.name.lower()}; give one that takes images"
+        )
     return inputs[0]
 
 

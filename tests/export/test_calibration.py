@@ -306,6 +306,15 @@ def test_an_unknown_method_is_refused_with_those_there_are() -> None:
         calibrator("median")
 
 
+@pytest.mark.parametrize("kind", [ir.DataType.INT64, ir.DataType.INT8, ir.DataType.BOOL])
+def test_a_model_that_takes_no_images_is_refused(
+    split: Split, model: ir.Model, kind: ir.DataType
+) -> None:
+    model.graph.inputs[0].type = ir.TensorType(kind)
+    with pytest.raises(ModelFileError, match=f"input is {kind.name.lower()}; give one .* images"):
+        CalibrationReader.from_split(split, DIGITS, model)
+
+
 def test_a_model_with_two_inputs_is_refused(
     split: Split, text_graph: Callable[..., ir.Model]
 ) -> None:
