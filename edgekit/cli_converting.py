@@ -37,7 +37,7 @@ def export(
     passes: Annotated[
         bool, typer.Option("--optimize/--no-optimize", help="Run the exact graph passes too.")
     ] = True,
-    batch_norm: options.BatchNormOption = options.BatchNorm.AUTO,
+    batch_norm: options.BatchNormOption = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
@@ -46,6 +46,7 @@ def export(
     from edgekit.commands.images import DataSource
     from edgekit.tables_converting import print_export
 
+    options.refuse_idle({"batch-norm": batch_norm}, needed="--optimize", given=passes or None)
     result = export_checkpoint(
         checkpoint,
         output,
@@ -53,7 +54,7 @@ def export(
         data=DataSource(data, data_dir, download),
         samples=samples,
         passes=passes,
-        batch_norm=batch_norm.value,
+        batch_norm=(batch_norm or options.BatchNorm.AUTO).value,
         force=force,
     )
     print_export(result, format_)
@@ -80,7 +81,7 @@ def optimize(
             "--list-passes", callback=_list_passes, is_eager=True, help="Show them and exit."
         ),
     ] = False,
-    batch_norm: options.BatchNormOption = options.BatchNorm.AUTO,
+    batch_norm: options.BatchNormOption = None,
     data: options.Data = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
@@ -101,11 +102,12 @@ def optimize(
     from edgekit.commands.packing import Packing
     from edgekit.tables_converting import print_optimize
 
+    options.refuse_idle(options.where_data_is(data_dir, download), needed="--data", given=data)
     result = optimize_file(
         model,
         output,
         passes=None if passes is None else [name.strip() for name in passes.split(",")],
-        batch_norm=batch_norm.value,
+        batch_norm=(batch_norm or options.BatchNorm.AUTO).value,
         data=None if data is None else DataSource(data, data_dir, download),
         verify=verify,
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
@@ -234,12 +236,14 @@ def quantize(
         ),
     ] = None,
     fallback: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="TYPE",
-            help="What layers of --exclude and --max-drop are kept in: float, int16 or fp16.",
+            help="What layers of --exclude and --max-drop are kept in: float (default), int16 or "
+            "fp16.",
+            show_default=False,
         ),
-    ] = "float",
+    ] = None,
     calib_cache: Annotated[
         Path | None,
         typer.Option(
@@ -313,6 +317,7 @@ def quantize(
     from edgekit.commands.packing import Packing
     from edgekit.commands.quantize import quantize_file
     from edgekit.commands.target import TargetChoice
+    from edgekit.export.quantize import check_fallback
     from edgekit.export.refinement import Refinements
     from edgekit.tables_converting import print_quantize
 
@@ -324,6 +329,15 @@ def quantize(
     options.refuse_idle(named, needed="--calib", given=calib)
     idle = {"eval": evaluate, "search-seconds": search_seconds}
     options.refuse_idle(idle, needed="--max-drop", given=max_drop)
+    if fallback is not None:
+        check_fallback(fallback, precision)
+    spares = True if exclude is not None or max_drop is not None else None
+    options.refuse_idle({"fallback": fallback}, needed="--exclude or --max-drop", given=spares)
+    options.refuse_idle(
+        options.where_data_is(data_dir, download),
+        needed="--calib or --eval",
+        given=evaluate if calib is None else calib,
+    )
     adaptive = True if rounding is Rounding.ADAPTIVE else None
     timed = {"rounding-seconds": rounding_seconds}
     options.refuse_idle(timed, needed="--rounding adaptive", given=adaptive)
@@ -335,7 +349,7 @@ def quantize(
         precision=precision,
         calibration=None if images is None else Calibration(images, **options.given(draw)),
         exclude=exclude,
-        fallback=fallback,
+        fallback=fallback or "float",
         keep_io=keep_io,
         max_drop=None if max_drop is None else DropLimit(max_drop, **options.given(limit)),
         normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),

@@ -58,6 +58,7 @@ def inspect(
         conventions=ScoreConventions(mask_bits, accumulator_bits, free_16_bits),
         strict=strict,
     )
+    subject.check_meant(netron=netron)
     if results is not None and not netron:
         raise InputError("--results are shown in Netron alone: add --netron")
     found = subject.inspect()

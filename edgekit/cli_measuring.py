@@ -18,7 +18,10 @@ def bench(
     data: options.Data = None,
     data_dir: options.DataDir = None,
     download: options.Download = False,
-    split: Annotated[options.Part, typer.Option(help="Part of the data.")] = options.Part.TEST,
+    split: Annotated[
+        options.Part | None,
+        typer.Option(help="Part of the data. Default: test.", show_default=False),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="What runs the models: onnxruntime, openvino or torch.")
     ] = "onnxruntime",
@@ -132,6 +135,9 @@ def bench(
     from edgekit.commands.images import DataSource
     from edgekit.tables_measuring import print_bench
 
+    named_sets = options.where_data_is(data_dir, download)
+    idle = {"split": split, "limit": limit, "mean": mean, "std": std, **named_sets}
+    options.refuse_idle(idle, needed="--data", given=data)
     first_threads, *more_threads = options.parse_counts("--threads", threads)
     sizes = () if batch_sizes is None else options.parse_counts("--batch-sizes", batch_sizes)
     settings = BenchSettings(
@@ -157,7 +163,8 @@ def bench(
     source = None if data is None else DataSource(data, data_dir, download)
     gates = Gates(min_accuracy, max_drop, max_bytes, max_latency_ratio)
     limits = Limits(gates, baseline, junit, force)
-    result = bench_against(models, source, split.value, settings, limits)
+    part = (split or options.Part.TEST).value
+    result = bench_against(models, source, part, settings, limits)
     print_bench(result, format_)
     require_gates(result.checks or ())
     if strict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -105,11 +106,12 @@ Output = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Form of the results.")]
+DATA_VARIABLE = "EDGEKIT_DATA"
 DataDir = Annotated[
     Path | None,
     typer.Option(
         help="Where named data sets live (cifar10 reads its official archives there).",
-        envvar="EDGEKIT_DATA",
+        envvar=DATA_VARIABLE,
         show_default=False,
     ),
 ]
@@ -121,11 +123,12 @@ Data = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help=f"{DATA_HELP}.", show_default=False)
 ]
 BatchNormOption = Annotated[
-    BatchNorm,
+    BatchNorm | None,
     typer.Option(
         "--batch-norm",
-        help="Batch norm that folds into no convolution: auto turns it into thresholds where "
-        "that costs no time in float32, threshold always (for int8), keep never.",
+        help="Batch norm that folds into no convolution: auto (default) turns it into thresholds "
+        "where that costs no time in float32, threshold always (for int8), keep never.",
+        show_default=False,
     ),
 ]
 Mean = Annotated[
@@ -212,3 +215,10 @@ def refuse_idle(values: Mapping[str, Any], *, needed: str, given: object) -> Non
     idle = [name for name, value in values.items() if value is not None]
     if idle and given is None:
         raise typer.BadParameter(f"--{idle[0]} has no effect without {needed}; give both or none")
+
+
+def where_data_is(data_dir: Path | None, download: bool) -> dict[str, object]:
+    """The options on named data sets, as `refuse_idle` takes them; the environment is no option."""
+    variable = os.environ.get(DATA_VARIABLE)
+    by_hand = data_dir if variable is None or data_dir != Path(variable) else None
+    return {"data-dir": by_hand, "download": download or None}

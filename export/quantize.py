@@ -105,7 +105,7 @@ def quantize(
     entry = PRECISIONS[precision]
     if entry.calibrated and reader is None:
         raise InputError(f"{precision} needs calibration data: give some with --calib")
-    _check_fallback(fallback, precision)
+    check_fallback(fallback, precision)
     _check_float(model)
     options = static or StaticOptions()
     pattern = None if exclude is None else _pattern(exclude)
@@ -140,7 +140,12 @@ def quantize(
     return QuantizeResult(result, report, work, reference)
 
 
-def _check_fallback(fallback: str, precision: str) -> None:
+def check_fallback(fallback: str, precision: str) -> None:
+    """Refuse a fallback that there is not, or not with a precision.
+
+    Raises:
+        InputError: it is so.
+    """
     if fallback not in FALLBACKS:
         raise InputError(f"no fallback {fallback!r}; choose one of {', '.join(FALLBACKS)}")
     if fallback != "float" and precision != "int8":

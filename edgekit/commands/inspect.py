@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from edgekit import console
@@ -56,6 +56,26 @@ class Subject:
         if model is None and len(missing) == 1:
             raise InputError(f"{missing[0]} is missing: a comparison takes --before and --after")
         raise InputError("give one MODEL.onnx, or --before OLD.onnx and --after NEW.onnx, not both")
+
+    def check_meant(self, *, netron: bool) -> None:
+        """Refuse what has no effect on two models; `netron` says whether they are shown there.
+
+        Raises:
+            InputError: something is set that only one model has a use for.
+        """
+        if self.after is None:
+            return
+        changed = [
+            f"--{entry.name.replace('_', '-')}"
+            for entry in fields(self.conventions)
+            if getattr(self.conventions, entry.name) != entry.default
+        ]
+        if self.input_shapes and not netron:
+            changed.append("--input-shape")
+        if changed:
+            raise InputError(
+                f"{changed[0]} is for one model: leave it out with --before and --after"
+            )
 
     def inspect(self) -> Inspection | GraphDiff:
         """Read the model, or compare the two.
