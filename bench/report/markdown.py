@@ -17,15 +17,18 @@ from edgekit.bench.report.table import code, row_markdown, table_markdown
 _MOST_ROWS = 10
 
 
-def report_markdown(runs: Sequence[Run], calibrations: Sequence[CalibrationEntry] = ()) -> str:
+def report_markdown(
+    runs: Sequence[Run], calibrations: Sequence[CalibrationEntry] = (), title: str = ""
+) -> str:
     """The report as GitHub-flavoured markdown.
 
     Args:
         runs: Results files; at least one.
         calibrations: Calibration reports to show beside them.
+        title: The heading, in place of the usual one.
     """
     models = report_models(runs)
-    blocks = ["# Models side by side"]
+    blocks = [f"# {' '.join(title.split()) or 'Models side by side'}"]
     for run in runs:
         if len(runs) > 1:
             blocks.append(f"## {code(PurePath(run.source).name)}")

@@ -40,7 +40,7 @@ def write_report(
         output: The file to write.
         format_: Its form; None to go by the ending of its name.
         calibrations: Files of `edgekit quantize --calibration-report`.
-        title: Of the page or picture.
+        title: The heading.
         force: Replace an existing output.
 
     Returns:
@@ -56,7 +56,7 @@ def write_report(
     if format_ is ReportFormat.HTML:
         write_text(output, report_html(runs, entries, title))
     elif format_ is ReportFormat.MARKDOWN:
-        write_text(output, report_markdown(runs, entries))
+        write_text(output, report_markdown(runs, entries, title))
     else:
         candidates = [one.candidate for one in report_models(runs)]
         front_png(candidates, title or "Accuracy against cost", output)

@@ -82,6 +82,10 @@ def test_results_become_a_page_markdown_and_a_picture(
     assert "http://" not in html.replace("http://www.w3.org/", "")
     assert edgekit("report", measured, "-o", text).status == 0
     assert "| `int8.onnx` | int8 |" in text.read_text()
+    assert text.read_text().startswith("# Models side by side\n")
+    titled = edgekit("report", measured, "-o", text, "--force", "--title", "Ours,\n# today")
+    assert titled.status == 0, titled.err
+    assert text.read_text().startswith("# Ours, # today\n")
     assert edgekit("report", measured, "-o", picture).status == 0
     with Image.open(picture) as image:
         assert image.width > 1000
