@@ -77,10 +77,12 @@ def _run_app() -> None:
     """The app, with the errors that any step may meet put into edgekit's words."""
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except USAGE_ERROR as error:
         raise InputError(_usage_message(error)) from error
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         console.say("edgekit: interrupted")
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:

@@ -274,3 +274,14 @@ def test_more_than_memory_holds_is_bad_input(
 
     monkeypatch.setattr("edgekit.commands.inspect.Subject.inspect", fail)
     assert "memory does not suffice (Unable to allocate 426. PiB)" in refuses("inspect", model).err
+
+
+def test_ctrl_c_is_told_in_one_line(
+    edgekit: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgekit.commands.inspect.Subject.inspect", interrupt)
+    outcome = edgekit("inspect", model)
+    assert (outcome.status, outcome.err) == (130, "edgekit: interrupted\n")
