@@ -20,7 +20,7 @@ from edgekit.bench.shapes import Shape
 from edgekit.export.calibration import single_input
 from edgekit.export.graph import load_graph, model_preprocessing
 from edgekit.runtime.data.source import Split
-from edgekit.runtime.errors import DataError, InputError
+from edgekit.runtime.errors import DataError, InputError, naming
 from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 
 
@@ -103,8 +103,9 @@ def read_candidate(path: Path, split: Split | None, settings: BenchSettings) -> 
     if split is not None:
         name = str(single_input(model).name)  # an engine may give it another
         shape: Sequence[int | str | None] = settings.input_shapes.get(name, loaded.input.shape)
-        preprocessing = preprocessing_of(
-            model.metadata_props, shape, mean=settings.mean, std=settings.std
-        )
+        with naming(path):
+            preprocessing = preprocessing_of(
+                model.metadata_props, shape, mean=settings.mean, std=settings.std
+            )
     details = Details(counts.nodes, provenance(model.metadata_props))
     return Candidate(path, model, figures, preprocessing, loaded, details)

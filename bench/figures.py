@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgekit.bench.count import Counts, count
 from edgekit.bench.scores import ScoreConventions, Scores, score
 from edgekit.bench.shapes import Shape, opset_version
-from edgekit.runtime.errors import CheckFailedError
+from edgekit.runtime.errors import CheckFailedError, naming
 from edgekit.runtime.model_file import model_files, read_model
 
 
@@ -107,7 +107,8 @@ def read_figures(
     Raises:
         ModelFileError: the file is damaged, or an operator's shapes cannot be inferred.
     """
-    counts = count(model, input_shapes)
+    with naming(path):
+        counts = count(model, input_shapes)
     peak = counts.activations
     figures = Figures(
         path=str(path),

@@ -10,6 +10,7 @@ import typer
 
 from edgekit import options
 from edgekit.options import Format
+from edgekit.runtime.errors import naming
 
 
 def export(
@@ -103,17 +104,18 @@ def optimize(
     from edgekit.tables_converting import print_optimize
 
     options.refuse_idle(options.where_data_is(data_dir, download), needed="--data", given=data)
-    result = optimize_file(
-        model,
-        output,
-        passes=None if passes is None else [name.strip() for name in passes.split(",")],
-        batch_norm=(batch_norm or options.BatchNorm.AUTO).value,
-        data=None if data is None else DataSource(data, data_dir, download),
-        verify=verify,
-        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
-        packing=Packing.chosen(pack, codebook),
-        force=force,
-    )
+    with naming(model):
+        result = optimize_file(
+            model,
+            output,
+            passes=None if passes is None else [name.strip() for name in passes.split(",")],
+            batch_norm=(batch_norm or options.BatchNorm.AUTO).value,
+            data=None if data is None else DataSource(data, data_dir, download),
+            verify=verify,
+            normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+            packing=Packing.chosen(pack, codebook),
+            force=force,
+        )
     print_optimize(result, format_)
 
 
@@ -343,29 +345,30 @@ def quantize(
     options.refuse_idle(timed, needed="--rounding adaptive", given=adaptive)
     limit = {"data": source(evaluate), "seconds": search_seconds}
     images = source(calib)
-    result = quantize_file(
-        model,
-        output,
-        precision=precision,
-        calibration=None if images is None else Calibration(images, **options.given(draw)),
-        exclude=exclude,
-        fallback=fallback or "float",
-        keep_io=keep_io,
-        max_drop=None if max_drop is None else DropLimit(max_drop, **options.given(limit)),
-        normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
-        calibration_report=calibration_report,
-        target=TargetChoice(target, reduce_range),
-        packing=Packing.chosen(pack, codebook),
-        uint8_input=uint8_input,
-        kernels=None if kernels is None else kernels.value,
-        batch_norm=None if batch_norm is None else batch_norm.value,
-        refinements=Refinements(
-            equalize.value,
-            bias_correction.value,
-            rounding.value,
-            **options.given({"rounding_seconds": rounding_seconds}),
-        ),
-        force=force,
-    )
+    with naming(model):
+        result = quantize_file(
+            model,
+            output,
+            precision=precision,
+            calibration=None if images is None else Calibration(images, **options.given(draw)),
+            exclude=exclude,
+            fallback=fallback or "float",
+            keep_io=keep_io,
+            max_drop=None if max_drop is None else DropLimit(max_drop, **options.given(limit)),
+            normalization=Normalization(options.parse_numbers(mean), options.parse_numbers(std)),
+            calibration_report=calibration_report,
+            target=TargetChoice(target, reduce_range),
+            packing=Packing.chosen(pack, codebook),
+            uint8_input=uint8_input,
+            kernels=None if kernels is None else kernels.value,
+            batch_norm=None if batch_norm is None else batch_norm.value,
+            refinements=Refinements(
+                equalize.value,
+                bias_correction.value,
+                rounding.value,
+                **options.given({"rounding_seconds": rounding_seconds}),
+            ),
+            force=force,
+        )
     print_quantize(result, format_)
     result.check()

@@ -9,7 +9,7 @@ import typer
 
 from edgekit import options
 from edgekit.options import Format
-from edgekit.runtime.errors import InputError
+from edgekit.runtime.errors import InputError, naming
 
 
 def inspect(
@@ -90,7 +90,9 @@ def predict(
     from edgekit.tables_looking import print_predictions
 
     normalization = Normalization(options.parse_numbers(mean), options.parse_numbers(std))
-    print_predictions(predict_images(model, images, top=top, normalization=normalization), format_)
+    with naming(model):
+        predictions = predict_images(model, images, top=top, normalization=normalization)
+    print_predictions(predictions, format_)
 
 
 def doctor(

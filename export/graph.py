@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekit.export.sparse import put_sparse_tensors, take_sparse_tensors
-from edgekit.runtime.errors import InputError, ModelFileError
+from edgekit.runtime.errors import InputError, ModelFileError, naming
 from edgekit.runtime.files import check_output, replace_atomically
 from edgekit.runtime.model_file import map_model, write_parted
 from edgekit.runtime.preprocessing import PREFIX, Preprocessing
@@ -35,7 +35,8 @@ def load_graph(path: Path) -> ir.Model:
         ModelFileError: the file is missing, damaged or not a valid ONNX model.
     """
     proto, arrays = map_model(path)
-    model = from_proto(proto)
+    with naming(path):
+        model = from_proto(proto)
     for name, array in arrays.items():
         model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
     for graph in (model.graph, *(function.graph for function in model.functions.values())):

@@ -22,6 +22,9 @@ A message is one line that says what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -99,3 +102,18 @@ class TerminatedError(EdgekitError):
     """A SIGTERM ended a training; what it had done is kept."""
 
     exit_status: ClassVar[int] = 143  # as shells say it: 128 and the number of SIGTERM
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a model's file in errors of steps that know the model in memory alone.
+
+    Raises:
+        ModelFileError: one is raised inside; its message begins with the file.
+    """
+    try:
+        yield
+    except ModelFileError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise type(error)(f"{path}: {error}") from error

@@ -201,7 +201,8 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not path.exists():
         raise ModelFileError(f"{path}: no such file; check the path")
     if not path.is_file():
-        raise ModelFileError(f"{path}: is a folder, not an .onnx file")
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ModelFileError(f"{path}: is {kind}; give an .onnx file")
     size = path.stat().st_size
     if size == 0:
         raise ModelFileError(f"{path}: the file is empty; write the model again")

@@ -103,8 +103,11 @@ def read_json(path: Path, what: str) -> JsonObject:
     Raises:
         InputError: it is missing, too large, no JSON, or no object.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file; give {what}")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise InputError(f"{path}: is {kind}; give {what}")
     if path.stat().st_size > LARGEST_FILE_BYTES:
         raise InputError(f"{path}: {path.stat().st_size:,} bytes are too many for {what}")
     try:

@@ -17,7 +17,7 @@ from edgekit.bench.settings import BenchSettings
 from edgekit.commands.images import DataSource, Normalization
 from edgekit.export.graph import load_graph
 from edgekit.runtime.data.source import Split
-from edgekit.runtime.errors import InputError
+from edgekit.runtime.errors import InputError, naming
 from edgekit.runtime.files import check_output, write_text
 from edgekit.runtime.model_file import own_files
 
@@ -44,7 +44,9 @@ def bench_files(
         if not paths:
             raise InputError("no model to bench: give at least one .onnx file")
         normalization = Normalization(settings.mean, settings.std)
-        split = data.load(part, normalization.of(load_graph(paths[0])))
+        with naming(paths[0]):
+            preprocessing = normalization.of(load_graph(paths[0]))
+        split = data.load(part, preprocessing)
     with console.stages() as progress:
         report = bench_models(paths, split, settings, progress=progress)
     for warning in () if split is None else _calibrated_on(split, report):

@@ -253,6 +253,45 @@ def test_wrong_usage(arguments: tuple[str, ...], message: str, refuses: Command)
     assert "--help" in error
 
 
+TWO_INPUTS = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 1, 8, 8] a, float[N, 1, 8, 8] b) => (float[N, 1, 8, 8] c) { c = Add(a, b) }"""
+
+
+@pytest.mark.parametrize("command", ["optimize", "quantize", "bench", "predict"])
+def test_a_model_of_two_inputs_is_named(command: str, refuses: Command) -> None:
+    onnx.save(onnx.parser.parse_model(TWO_INPUTS), "two.onnx")
+    data = ("--data", "digits") if command == "optimize" else ()
+    error = refuses(command, "two.onnx", *MODEL_COMMANDS[command], *data).err
+    assert error.startswith("edgekit: two.onnx: the model has 2 inputs (a, b)")
+
+
+@pytest.mark.parametrize("command", MODEL_COMMANDS)
+def test_a_model_with_damaged_metadata_is_named(
+    command: str, refuses: Command, model: Path
+) -> None:
+    proto = onnx.load(model)
+    entries = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, entries | {"edgekit.mean": "[NaN]"})
+    onnx.save(proto, "damaged.onnx")
+    error = refuses(command, "damaged.onnx", *MODEL_COMMANDS[command]).err
+    assert error.startswith("edgekit: damaged.onnx: the model's edgekit.* metadata is damaged")
+
+
+def test_a_model_that_is_quantized_already_is_named(
+    edgekit: Command, refuses: Command, model: Path
+) -> None:
+    assert edgekit("quantize", model, "-o", "d.onnx", "--precision", "dynamic-int8").status == 0
+    error = refuses("quantize", "d.onnx", "-o", "q.onnx", "--calib", "digits").err
+    assert error.startswith("edgekit: d.onnx: the model is quantized already")
+
+
+def test_what_is_no_regular_file_is_called_that(refuses: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert "fifo: is no regular file" in refuses("inspect", "fifo").err
+    assert "fifo: is no regular file" in refuses("report", "fifo", "-o", "r.md").err
+    assert f"{tmp_path}: is a folder" in refuses("report", tmp_path, "-o", "r.md").err
+
+
 def test_an_error_of_its_own_is_told_in_one_line(
     edgekit: Command, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
