@@ -68,7 +68,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=cpu or platform.machine(),
         isa=known_isa(flags),
-        cores=_usable_cores(),
+        cores=usable_cores(),
         onnxruntime=str(ort.__version__),
     )
 
@@ -103,7 +103,8 @@ def _fields(cpuinfo: str) -> dict[str, str]:
     return fields
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -9,10 +9,12 @@ from typing import Any
 
 from edgekit.bench.engines import DEFAULT_ENGINE, find_engine
 from edgekit.bench.loadgen import SCENARIOS
+from edgekit.bench.machine import usable_cores
 from edgekit.bench.scores import ScoreConventions
 from edgekit.bench.shapes import Shape
 from edgekit.runtime.errors import InputError
 
+MOST_THREADS = 1024
 _LOWEST = {
     "threads": 1,
     "batch_size": 1,
@@ -82,6 +84,12 @@ class BenchSettings:
         ):
             if any(value < 1 for value in values):
                 raise InputError(f"{flag} {', '.join(map(str, values))}: each must be at least 1")
+        most = max((self.threads, *self.sweep_threads))
+        if most > MOST_THREADS:
+            raise InputError(
+                f"--threads {most}: more than {MOST_THREADS}; "
+                f"this machine has {usable_cores()} cores"
+            )
         find_engine(self.engine)
         if self.profile and self.engine != DEFAULT_ENGINE:
             raise InputError(f"--profile reads {DEFAULT_ENGINE}'s own profile: leave out --engine")

@@ -12,6 +12,8 @@ from typing import Any
 import onnx
 import pytest
 
+from edgekit.bench.machine import usable_cores
+
 Command = Callable[..., Any]
 QUICK = ("--iterations", 5, "--warmup", 1, "--cold-starts", 0)
 
@@ -137,9 +139,14 @@ def test_bad_input_is_one_line(
     assert "openvino" in refuses("bench", model, "--engine", "abacus").err
     assert "--profile" in refuses("bench", model, "--engine", "torch", "--profile").err
     assert "1 up" in refuses("bench", model, "--threads", "1,0").err
+    for many in ("1000000", "1,1025"):
+        assert (
+            f"this machine has {usable_cores()} cores"
+            in refuses(*("bench", model, "--threads", many)).err
+        )
     assert "1 up" in refuses("bench", model, "--batch-sizes", "one").err
     assert "both" in refuses("bench", model, "--loadgen", "Server").err
-    assert "--pin" in refuses("bench", model, "--pin", "--threads", 4096).err
+    assert "--pin" in refuses("bench", model, "--pin", "--threads", 1024).err
     for package, extra, flags in (
         ("openvino", "openvino", ("--engine", "openvino")),
         ("mlperf_loadgen", "loadgen", ("--loadgen", "Offline", *QUICK)),
