@@ -17,16 +17,29 @@ _DYNAMIC_OPERATORS = (
 )
 
 
+# What a model holds somewhere if it is quantized or half; pixels that are cast are no sign of it.
+_NARROW = (
+    *_HALVES,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT4,
+    ir.DataType.UINT4,
+)
+
+
 def model_precision(model: ir.Model) -> str:
     """What the model's metadata says, else what its products say; "mixed" where they differ.
 
-    One of fp32, fp16, fp16-storage, int8, int16, dynamic-int8, mixed.
+    One of fp32, fp16, fp16-storage, int8, int16, dynamic-int8, mixed. Metadata that no tensor of
+    the graph bears out is not believed.
 
     Args:
         model: A model as `shapes.with_static_shapes` returns it: with the type of every value.
     """
     noted = model.metadata_props.get(f"{PREFIX}precision")
-    if noted:
+    if noted and (noted == "fp32" or _has_narrow_tensor(model)):
         return noted
     found = {
         _node_precision(node) for node in model.graph.all_nodes() if operator(node) in MAC_RULES
@@ -36,6 +49,13 @@ def model_precision(model: ir.Model) -> str:
     if "fp16-storage" in found:
         found.discard("fp32")  # the same arithmetic: a weight too small to gain is stored whole
     return found.pop() if len(found) == 1 else "mixed"
+
+
+def _has_narrow_tensor(model: ir.Model) -> bool:
+    """Whether anything but an input is quantized or half."""
+    made = (output for node in model.graph.all_nodes() for output in node.outputs)
+    stored = (value for graph in model.graphs() for value in graph.initializers.values())
+    return any(value.dtype in _NARROW for values in (stored, made) for value in values)
 
 
 def _node_precision(node: ir.Node) -> str:

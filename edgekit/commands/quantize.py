@@ -245,6 +245,9 @@ def quantize_file(
             output = output if kept.met else best_path(output)
     for warning in target.warnings(done.result.model, output):
         console.say(f"warning: {warning}")
+    if not done.result.report.converted:
+        why = "see what --exclude matches" if exclude else "see why under left in float32"
+        console.say(f"warning: no node was converted to {precision}: {why}")
     warnings = run.warn(held_out) if run else ()
     agreement = run.agreement(model, done.model, preprocessing) if run and preprocessing else None
     save_graph(done.model, output)

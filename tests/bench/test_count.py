@@ -175,6 +175,16 @@ def test_half_storage_counts_like_float_and_multiplies_at_32_bits(graph: Graph) 
     assert counts.peak_activation_bytes == (2 * 16 + 3 * 16) * 4
 
 
+def test_a_precision_that_no_tensor_bears_out_is_not_believed(graph: Graph) -> None:
+    model = graph(CONV, w=weights(), b=BIAS)
+    model.metadata_props["edgekit.precision"] = "int8"
+    assert count(model).precision == "fp32"
+    arrays = {"w": weights().astype(np.float16), "b": BIAS.astype(np.float16)}
+    half = graph(CONV.replace("float[", "float16["), **arrays)
+    half.metadata_props["edgekit.precision"] = "noted"
+    assert count(half).precision == "noted"
+
+
 def test_half_precision_multiplies_at_16_bits(graph: Graph) -> None:
     model = graph(
         CONV.replace("float[", "float16["),

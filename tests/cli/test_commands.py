@@ -113,6 +113,22 @@ def test_sizes_count_external_data(
     assert found["bytes_after"] == (tmp_path / "o.onnx").stat().st_size
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp16-storage"])
+def test_a_conversion_that_converts_nothing_is_no_such_model(
+    precision: str, edgekit: Command, model: Path
+) -> None:
+    plain = ("quantize", model, "--precision", precision, "--calib", "digits", "--samples", 100)
+    said = f"warning: no node was converted to {precision}: see what --exclude matches\n"
+    for name, exclude, told, found in (
+        ("all.onnx", (), 0, precision),
+        ("none.onnx", ("--exclude", "."), 1, "fp32"),
+    ):
+        outcome = edgekit(*plain, *exclude, "-o", name)
+        assert (outcome.status, outcome.err.count(said)) == (0, told), outcome
+        inspected = json.loads(edgekit("inspect", name, "--format", "json").out)
+        assert inspected["precision"] == found
+
+
 def linear_classifier(outlier: float) -> onnx.ModelProto:
     """Digits by least squares, with an unused feature `outlier` times as large as the others."""
     train = load_split("digits", "train")
