@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +13,7 @@ from rich.text import Text
 from edgekit import console
 from edgekit.bench.report.table import bytes_text
 from edgekit.commands.export import ExportResult
+from edgekit.commands.images import Normalization
 from edgekit.commands.max_drop_text import search_options, search_pairs, search_table
 from edgekit.commands.optimize import OptimizeResult
 from edgekit.commands.quantize import QuantizeResult
@@ -22,10 +23,6 @@ from edgekit.export.pack import PackReport
 from edgekit.export.passes.table import PASSES
 from edgekit.options import Format
 from edgekit.tables import pairs, show, show_json, show_text_table, table_of, written
-
-if TYPE_CHECKING:
-    pass
-
 
 # Refusals of one kind are listed by node up to here, then counted.
 _LISTED_NODES = 3
@@ -72,6 +69,7 @@ def print_optimize(result: OptimizeResult, format_: Format) -> None:
     rows = [
         written(result.output, result.bytes_before, result.bytes_after),
         ("verified on", result.verified_on),
+        *_normalization_rows(result.normalization),
     ]
     show(pairs([*rows, *_packing_rows(result.packing)]))
 
@@ -112,6 +110,7 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
         ("precision", report.precision),
         written(result.output, result.bytes_before, result.bytes_after),
         *_packing_rows(result.packing),
+        *_normalization_rows(result.normalization),
         *(
             (f"setting {key}", str(value))
             for key, value in report.settings.items()
@@ -140,6 +139,11 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
     show(table, *(() if report.executed is None else [_executed_table(report.executed)]))
     for note in report.notes:
         console.say(f"note: {note}")
+
+
+def _normalization_rows(given: Normalization) -> list[tuple[str, str]]:
+    rows = (("mean", given.mean), ("deviation", given.std))
+    return [(name, ", ".join(f"{x:g}" for x in values)) for name, values in rows if values]
 
 
 def _refinement(trial: Mapping[str, Any]) -> str:

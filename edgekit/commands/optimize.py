@@ -38,6 +38,7 @@ class OptimizeResult:
         bytes_before: Size of the input on disk, external data included.
         bytes_after: Size of the output, likewise.
         packing: How tensors were packed; None where that was not asked for.
+        normalization: Mean and deviation that were given in place of the model's.
     """
 
     output: Path
@@ -46,6 +47,7 @@ class OptimizeResult:
     bytes_before: int
     bytes_after: int
     packing: PackReport | None = None
+    normalization: Normalization = AS_STORED
 
 
 def optimize_file(
@@ -104,4 +106,4 @@ def optimize_file(
         model, packed = packing.apply(model, inputs)
     save_graph(model, output)
     sizes = disk_bytes(path), disk_bytes(output)
-    return OptimizeResult(output, report, verified_on, *sizes, packed)
+    return OptimizeResult(output, report, verified_on, *sizes, packed, normalization)

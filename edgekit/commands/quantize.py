@@ -52,6 +52,7 @@ class QuantizeResult:
         agreement: How closely it follows the float model; None where nothing was calibrated.
         calibration_cache: What became of the file that keeps ranges; None where there is none.
         warnings: What makes the calibration or its evaluation doubtful, one sentence each.
+        normalization: Mean and deviation that were given in place of the model's.
     """
 
     output: Path
@@ -64,6 +65,7 @@ class QuantizeResult:
     agreement: Agreement | None = None
     calibration_cache: CacheUse | None = None
     warnings: tuple[str, ...] = ()
+    normalization: Normalization = AS_STORED
 
     def check(self) -> None:
         """Fail where no layers were found whose keeping makes the model good enough.
@@ -198,7 +200,7 @@ def quantize_file(
     )
     model = load_graph(path)
     check_unpacked(model)
-    by_hand = normalization != AS_STORED
+    given, by_hand = normalization, normalization != AS_STORED
     if uint8_input:
         model, by_hand = take_pixels(model, normalization.of(model)), False
         normalization = AS_STORED
@@ -265,6 +267,7 @@ def quantize_file(
         agreement,
         cache,
         warnings,
+        given,
     )
 
 

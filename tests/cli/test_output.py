@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,11 +106,14 @@ def test_predict_refuses_names_that_do_not_fit_the_outputs(
 
 
 @pytest.mark.parametrize("command", [("quantize", "--precision", "fp16"), ("optimize",)])
-def test_a_conversion_carries_the_normalization_that_it_was_given(
+def test_a_conversion_tells_and_carries_the_normalization_that_it_was_given(
     edgekit: Edgekit, tmp_path: Path, model: Path, command: tuple[str, ...]
 ) -> None:
     output = tmp_path / "half.onnx"
-    assert edgekit(*command, model, "--mean", 0.25, "--std", 0.5, "-o", output).status == 0
+    given = (*command, model, "--mean", 0.25, "--std", 0.5, "-o", output)
+    assert re.search(r"mean +0\.25\s+deviation +0\.5", edgekit(*given).out)
+    told = json.loads(edgekit(*given, "--force", "--format", "json").out)
+    assert told["normalization"] == {"mean": [0.25], "std": [0.5]}
     recorded = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert recorded["edgekit.mean"] == "[0.25]"
     assert recorded["edgekit.std"] == "[0.5]"
