@@ -117,7 +117,8 @@ def count_nonzero(node: ir.Node, index: int) -> int | None:
 def count_live(codes: NDArray[Any], summed: tuple[int, ...]) -> tuple[int, int]:
     """Of the sums over some axes of a constant, those with a non-zero element, and all."""
     compact = _compact(codes)
-    live = np.any(compact if compact.dtype.kind in "biuf" else compact != 0, axis=summed)
+    with np.errstate(invalid="ignore"):  # NaN is not zero
+        live = np.any(compact if compact.dtype.kind in "biuf" else compact != 0, axis=summed)
     total = prod(size for axis, size in enumerate(codes.shape) if axis not in summed)
     return int(np.count_nonzero(live)) * (total // max(live.size, 1)), total
 
