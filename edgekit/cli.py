@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from edgekit import __version__, console, options
-from edgekit.cli_converting import export, optimize, quantize
+from edgekit.cli_converting import export, optimize
 from edgekit.cli_looking import doctor, inspect, predict
 from edgekit.cli_measuring import bench, compare, report
+from edgekit.cli_quantizing import quantize
 from edgekit.cli_training import demo, study, train
 from edgekit.runtime.errors import EdgekitError, InputError, MissingExtraError
 

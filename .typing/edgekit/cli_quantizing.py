@@ -1,0 +1,1 @@
+../../edgekit/cli_quantizing.py
