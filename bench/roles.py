@@ -20,6 +20,7 @@ from enum import IntEnum
 import onnx_ir as ir
 
 from edgekit.bench.shapes import operator
+from edgekit.bench.uses import makers
 from edgekit.bench.weights import RESHAPES, StoredTensor
 from edgekit.bench.zero_points import code_inputs
 
@@ -149,19 +150,9 @@ def _holds_numbers(dtype: ir.DataType) -> bool:
 
 def _joins_sums(node: ir.Node, index: int) -> bool:
     """Whether a constant meets the sums of an integer product, as a bias does."""
-    waiting = [value for position, value in enumerate(node.inputs) if position != index]
-    seen = set[ir.Node]()
-    while waiting:
-        value = waiting.pop()
-        producer = value.producer() if value is not None else None
-        if producer is None or producer in seen:
-            continue
-        seen.add(producer)
-        if operator(producer) in _INTEGER_PRODUCTS:
-            return True
-        if operator(producer) in RESHAPES | ARITHMETIC:
-            waiting += producer.inputs
-    return False
+    others = [value for position, value in enumerate(node.inputs) if position != index]
+    found = makers(others, lambda n: n.inputs if operator(n) in RESHAPES | ARITHMETIC else ())
+    return any(operator(maker) in _INTEGER_PRODUCTS for maker in found)
 
 
 def _scales_integers(node: ir.Node, index: int) -> bool:

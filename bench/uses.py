@@ -1,8 +1,8 @@
-"""Where a stored tensor ends up: the operators that compute with it, past all that hands it on."""
+"""Where a stored tensor ends up and a value comes from, past all that hands it on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -50,3 +50,22 @@ def final_uses(value: ir.Value) -> Iterator[Use]:
                 if output not in seen:
                     seen.add(output)
                     waiting.append((output, output if is_whole else whole, point))
+
+
+def makers(
+    values: Iterable[ir.Value | None], read: Callable[[ir.Node], Iterable[ir.Value | None]]
+) -> Iterator[ir.Node]:
+    """The nodes that values come from, each once.
+
+    Args:
+        values: What to begin with.
+        read: The inputs of a node through which to go on.
+    """
+    waiting, seen = list(values), set[ir.Node]()
+    while waiting:
+        value = waiting.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += read(node)

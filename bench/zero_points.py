@@ -14,6 +14,7 @@ from math import prod
 import onnx_ir as ir
 
 from edgekit.bench.shapes import operator, static_shape
+from edgekit.bench.uses import makers
 from edgekit.bench.weights import RESHAPES, input_at, value_type
 
 _CONV = {0: (2, 0), 3: (5, 0)}
@@ -105,17 +106,9 @@ def _zero_point_around(node: ir.Node, index: int) -> ir.Value | None:
 
 def _made_with(values: Iterable[ir.Value | None]) -> Iterator[ir.Value | None]:
     """The zero points with which codes were made."""
-    waiting, seen = list(values), set[ir.Node]()
-    while waiting:
-        value = waiting.pop()
-        node = value.producer() if value is not None else None
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        name = operator(node)
-        if name in OUTPUT_ZERO_POINTS:
-            yield input_at(node, OUTPUT_ZERO_POINTS[name])
-        waiting += node.inputs[_kept(name)]
+    for node in makers(values, lambda n: n.inputs[_kept(operator(n))]):
+        if operator(node) in OUTPUT_ZERO_POINTS:
+            yield input_at(node, OUTPUT_ZERO_POINTS[operator(node)])
 
 
 def _read_with(values: Iterable[ir.Value]) -> Iterator[ir.Value | None]:
