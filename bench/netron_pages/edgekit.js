@@ -41,7 +41,7 @@
         const response = await fetch('edgekit.json');
         const figures = await response.json();
         changes = figures.changes;
-        while (!(window.__view__ && window.__view__.model && nodes().length > 0)) {
+        while (!(window.__view__ && window.__view__.target)) {  // set once all nodes have a place
             await later(50);
         }
         await attach(figures.attachment);
