@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import edgekit.train.vision  # noqa: F401 (makes torchvision importable for torchmetrics)
@@ -18,9 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import TrainingError
-from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.augment import Augmentation, Normalize, resize
 from edgekit.train.batches import (
     Batch,
@@ -37,29 +34,10 @@ from edgekit.train.optim import make_optimizer, make_schedule, side_at
 from edgekit.train.prune_weights import WeightPruning, sparsity_of
 from edgekit.train.quantization import Quantization
 from edgekit.train.recipe_tables import AugmentRecipe, TrainRecipe
+from edgekit.train.training_data import TrainingData
 
 CHECK_EVERY = 50  # steps between two looks at the losses, each of which waits for the accelerator
 _STATE_KEY = "edgekit"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The images of a run.
-
-    Attributes:
-        train: What is trained on.
-        validation: What is held out; None where nothing is.
-        preprocessing: What turns pixels into the network's input.
-    """
-
-    train: Split
-    validation: Split | None
-    preprocessing: Preprocessing
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.train.class_names)
 
 
 class TrainingModule(L.LightningModule):

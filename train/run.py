@@ -11,18 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekit.runtime.data.load import DATASETS, load_split
-from edgekit.runtime.data.source import Split
 from edgekit.runtime.errors import RecipeError
 from edgekit.runtime.files import check_output
-from edgekit.train.batches import measure_preprocessing
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgekit.train.distill import Distillation, load_teacher
-from edgekit.train.download import download as download_data
 from edgekit.train.fit import Devices, check_devices, fit
-from edgekit.train.lightning_module import TrainingData, TrainingModule
+from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.memory_format import overrunning_layer
-from edgekit.train.models.table import build_model
 from edgekit.train.prune_channels import ChannelPruning, prune_channels
 from edgekit.train.prune_weights import WeightPruning, cubic_schedule, sparsity_of
 from edgekit.train.quantization import Quantization, plain_state
@@ -41,13 +36,14 @@ from edgekit.train.run_folder import (
     prepare_folder,
     summarize,
 )
-from edgekit.train.start import load_start
+from edgekit.train.start import first_network
 from edgekit.train.teacher_outputs import TeacherOutputs, outputs_folder
 from edgekit.train.trained import check_named
+from edgekit.train.training_data import TrainingData, load_training_data
 
 _LOGGER = logging.getLogger(__name__)
 
-__all__ = ["RunResult", "load_training_data", "run_recipe"]
+__all__ = ["RunResult", "run_recipe"]
 
 
 def run_recipe(
@@ -107,7 +103,7 @@ def run_recipe(
     check_devices(where)
     with torch.random.fork_rng(devices=[]):
         data = load_training_data(recipe, data_dir=data_dir, download=download)
-        network, data = _first_network(recipe, data)
+        network, data = first_network(recipe, data)
         distillation = _distillation(recipe, data, run_dir)
         _try_channel_pruning(recipe, network, data)
         prepare_folder(recipe, run_dir, force=force)
@@ -245,58 +241,6 @@ class _Run:
             ),
             target,
         )
-
-
-def load_training_data(
-    recipe: Recipe, *, data_dir: Path | None = None, download: bool = False
-) -> TrainingData:
-    """The training and validation parts; the test part is not touched.
-
-    The validation part is the same for every seed, so that a teacher has not learned from what its
-    student is judged on.
-
-    Raises:
-        DataError: the data is missing or damaged.
-    """
-    keys = recipe.data
-    name = keys.name if keys.name in DATASETS else str(recipe.path(keys.name))
-    if download:
-        data_dir = download_data(name, data_dir)
-    shape = None if keys.image_size is None else (*keys.image_size, keys.channels)
-
-    def part(which: str) -> Split:
-        return load_split(
-            name,
-            which,
-            data_dir=data_dir,
-            image_shape=shape,
-            validation=keys.validation,
-        )
-
-    train = part("train")
-    return TrainingData(
-        train=train,
-        validation=part("validation") if keys.validation else None,
-        preprocessing=measure_preprocessing(train),
-    )
-
-
-def _first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, TrainingData]:
-    """What training begins with, and the data as it takes them."""
-    torch.manual_seed(recipe.seed)
-    if recipe.train.start is not None:
-        path = recipe.path(recipe.train.start)
-        check_named(path, "train.start")
-        start = load_start(recipe, path, data.preprocessing)
-        network = start.build().train()
-        return network, dataclasses.replace(data, preprocessing=start.preprocessing)
-    network = build_model(
-        recipe.architecture,
-        recipe.model_options,
-        in_channels=data.preprocessing.channels,
-        num_classes=data.num_classes,
-    )
-    return network, data
 
 
 def _try_channel_pruning(recipe: Recipe, network: nn.Module, data: TrainingData) -> None:

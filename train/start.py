@@ -1,18 +1,51 @@
-"""Beginning a run from a checkpoint in place of fresh weights."""
+"""The network that a run begins with: fresh weights, or those of a checkpoint."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint
-from edgekit.train.models.table import MODELS
+from edgekit.train.models.table import MODELS, build_model
 from edgekit.train.recipe import Recipe
 from edgekit.train.settings import from_mapping
+from edgekit.train.trained import check_named
+from edgekit.train.training_data import TrainingData
+from edgekit.train.whiten import images_for_whitening, whiten_first_convolution
 
 
-def load_start(recipe: Recipe, path: Path, data: Preprocessing) -> Checkpoint:
+def first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, TrainingData]:
+    """What training begins with, and the data as it takes them.
+
+    Raises:
+        CheckpointError: the checkpoint to start from does not load or does not fit.
+        RecipeError: a key of the model is wrong, or its first convolution cannot whiten.
+    """
+    torch.manual_seed(recipe.seed)
+    if recipe.train.start is not None:
+        path = recipe.path(recipe.train.start)
+        check_named(path, "train.start")
+        start = _load_start(recipe, path, data.preprocessing)
+        network = start.build().train()
+        return network, dataclasses.replace(data, preprocessing=start.preprocessing)
+    network = build_model(
+        recipe.architecture,
+        recipe.model_options,
+        in_channels=data.preprocessing.channels,
+        num_classes=data.num_classes,
+    )
+    if recipe.train.whiten:
+        images = images_for_whitening(data.train, data.preprocessing)
+        whiten_first_convolution(network, images)
+    return network, data
+
+
+def _load_start(recipe: Recipe, path: Path, data: Preprocessing) -> Checkpoint:
     """Read the checkpoint that a recipe starts from.
 
     It may have fewer channels than the recipe's model, as channel pruning leaves it.

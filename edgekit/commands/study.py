@@ -46,9 +46,9 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgekit.train.lightning_module import TrainingData
     from edgekit.train.run import RunResult
     from edgekit.train.study import Study, Training
+    from edgekit.train.training_data import TrainingData
 
 RESULTS = "results.csv"
 SUMMARY = "summary.md"
@@ -106,8 +106,9 @@ def run_study(
     Raises:
         EdgekitError: the study, a recipe or the data cannot be used.
     """
-    from edgekit.train.run import load_training_data, run_recipe
+    from edgekit.train.run import run_recipe
     from edgekit.train.study import load_study
+    from edgekit.train.training_data import load_training_data
 
     loaded = load_study(study)
     _check(loaded.trainings)

@@ -32,11 +32,12 @@ from edgekit.runtime.errors import DataError
 from edgekit.train.augment import Augmentation, Normalize
 from edgekit.train.batches import Share, measure_preprocessing, open_source, training_batches
 from edgekit.train.fit import Devices, computes_bf16, fit
-from edgekit.train.lightning_module import TrainingData, TrainingModule
+from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.models.table import build_model
 from edgekit.train.optim import make_optimizer
 from edgekit.train.prune_weights import WeightPruning, cubic_schedule
 from edgekit.train.recipe import Recipe, load_recipe
+from edgekit.train.training_data import TrainingData
 
 CPU = torch.device("cpu")
 
