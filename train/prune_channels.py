@@ -100,7 +100,7 @@ def prune_channels(
     if ranking not in ("layer", "network"):
         raise RecipeError(f"channel pruning ranking {ranking!r} must be 'layer' or 'network'")
     example = example.detach().clone()
-    with _evaluating(module):
+    with _evaluating(module), _all_trained(module):
         shape, macs_before = _run(module, example)
         params_before = _count_parameters(module)
         widths = _widths(module)
@@ -204,6 +204,8 @@ def _refusal(graph: Any, group: Any, names: dict[nn.Module, str]) -> str | None:
         if conv.groups == conv.out_channels:
             return f"{names[conv]} has as many groups as outputs, {conv.groups}"
         reads = graph.is_in_channel_pruning_fn(item.dep.handler)
+        if reads and conv.groups == conv.in_channels:
+            return f"{names[conv]} reads one channel in each of its {conv.groups} groups"
         channels = conv.in_channels if reads else conv.out_channels
         if len(item.idxs) != channels or list(item.idxs) != list(root.idxs):
             return (
@@ -254,6 +256,19 @@ def _run(module: nn.Module, example: Tensor) -> tuple[torch.Size, int]:
         for hook in hooks:
             hook.remove()
     return output.shape, macs
+
+
+@contextmanager
+def _all_trained(module: nn.Module) -> Iterator[None]:
+    """Every parameter takes part in autograd inside; what was frozen is so again afterwards."""
+    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for name, parameter in module.named_parameters():  # those that were cut are new ones
+            parameter.requires_grad_(name not in frozen)
 
 
 @contextmanager

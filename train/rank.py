@@ -10,8 +10,14 @@ import torch
 _VARIABLES = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes."""
+def is_first_process(processes: int) -> bool:
+    """Whether this process is the one that writes.
+
+    Args:
+        processes: How many train together; one by itself writes, whatever its number.
+    """
+    if processes == 1:
+        return True
     for variable in _VARIABLES:
         if variable in os.environ:
             return os.environ[variable] == "0"

@@ -145,9 +145,10 @@ def _check_together(keys: RecipeKeys) -> None:
             f"data.image_size: images of {keys.data.name} have a size of their own; only those of "
             "a folder are decoded to one: leave it out"
         )
-    if size is not None and not (min(size) >= 1 and max(size) <= MAX_SIDE):
+    if size is not None and not (min(size) >= MIN_SIDE and max(size) <= MAX_SIDE):
         raise RecipeError(
-            f"data.image_size: {list(size)} is out of range; sides must be from 1 to {MAX_SIDE}"
+            f"data.image_size: {list(size)} is out of range; sides must be from {MIN_SIDE} to "
+            f"{MAX_SIDE}"
         )
     if train.warmup_epochs >= train.epochs:
         raise RecipeError(

@@ -59,7 +59,8 @@ class TrainRecipe:
         start: A checkpoint to begin from in place of fresh weights, of the same model and classes;
             relative to the recipe's file. Weights that are zero in it stay zero.
         whiten: Whether the first convolution whitens its patches from the beginning, and stays as
-            it is, in place of random weights that are trained; see whiten.py.
+            it is until channels are pruned, in place of random weights that are trained; see
+            whiten.py.
     """
 
     epochs: int

@@ -106,7 +106,9 @@ def run_recipe(
         network, data = first_network(recipe, data)
         distillation = _distillation(recipe, data, run_dir)
         _try_channel_pruning(recipe, network, data)
-        prepare_folder(recipe, run_dir, force=force)
+        writes = is_first_process(where.processes)
+        if writes:
+            prepare_folder(recipe, run_dir, force=force)
         run = _Run(
             recipe,
             run_dir,
@@ -117,7 +119,7 @@ def run_recipe(
             progress=progress,
         )
         history, cut = run.train(network)
-    return summarize(run_dir, history, cut)
+    return summarize(run_dir, history, cut, write=writes)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class _Run:
         return WeightPruning(network, None) if sparsity_of(network) else None
 
     def _save(self, network: nn.Module, target: Path) -> None:
-        if not is_first_process():
+        if not is_first_process(self.devices.processes):
             return
         preprocessing = self.data.preprocessing
         save_checkpoint(

@@ -20,7 +20,6 @@ from edgekit.runtime.errors import OutputError, RecipeError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.fit import LAST, METRICS, TENSORBOARD
 from edgekit.train.prune_channels import ChannelPruning
-from edgekit.train.rank import is_first_process
 from edgekit.train.recipe import Recipe, parse_recipe
 from edgekit.train.settings import from_mapping
 
@@ -143,8 +142,6 @@ def prepare_folder(recipe: Recipe, run_dir: Path, *, force: bool) -> None:
     Raises:
         OutputError: something cannot be removed or written.
     """
-    if not is_first_process():
-        return
     if force:
         for name in _CONTENTS:
             _remove(run_dir / name)
@@ -173,13 +170,16 @@ def _seconds(metrics: Path) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
-def summarize(run_dir: Path, history: History, cut: ChannelPruning | None = None) -> RunResult:
+def summarize(
+    run_dir: Path, history: History, cut: ChannelPruning | None = None, *, write: bool = True
+) -> RunResult:
     """Write summary.json, which marks the run as finished.
 
     Args:
         run_dir: The run folder.
         history: One row for each epoch of the last stage.
         cut: What channel pruning did.
+        write: Whether this process is the one that writes.
     """
     accuracies = [row["validation_accuracy"] for row in history if "validation_accuracy" in row]
     summary: dict[str, Any] = {
@@ -188,7 +188,7 @@ def summarize(run_dir: Path, history: History, cut: ChannelPruning | None = None
         "images_per_second": statistics.median(row["images_per_second"] for row in history),
         "seconds": sum(_seconds(folder / METRICS) for folder in (run_dir, run_dir / FINE_TUNE)),
     }
-    if is_first_process():
+    if write:
         with replace_atomically(run_dir / SUMMARY) as staged:
             told = summary if cut is None else {**summary, "channel_pruning": asdict(cut)}
             staged.write_text(json.dumps(told, indent=2) + "\n", "utf-8")

@@ -43,6 +43,8 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("tomli_w", "train") from missing
 
 _FOLDER_DIGITS = 6  # of the digest
+# Keys that came after studies had been kept: at these defaults a digest is what it was before.
+_LATER_KEYS = (("train", "whiten", False),)
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
 
@@ -88,6 +90,7 @@ class StudyKeys:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
+        _check_own_keys("set", self.set)
         if not self.variant:
             raise RecipeError("variant: a study needs at least one [[variant]]")
         if not self.seeds or not self.precisions:
@@ -97,6 +100,7 @@ class StudyKeys:
         seen: set[tuple[str, str]] = set()
         for index, variant in enumerate(self.variant):
             check_name(f"variant[{index}].name", variant.name)
+            _check_own_keys(f"variant[{index}].set", variant.set)
             if (variant.group, variant.name) in seen:
                 raise RecipeError(
                     f"variant[{index}].name: {variant.name!r} stands twice in group "
@@ -105,6 +109,13 @@ class StudyKeys:
             seen.add((variant.group, variant.name))
             _check_once(f"variant[{index}].seeds", variant.seeds)
             _check_once(f"variant[{index}].precisions", variant.precisions)
+
+
+def _check_own_keys(key: str, changes: Mapping[str, Any]) -> None:
+    """Refuse to change what the study itself gives each recipe."""
+    for name, instead in (("seed", "seeds"), ("name", "the variant's name")):
+        if name in changes:
+            raise RecipeError(f"{key}.{name}: the study sets it; use {instead}")
 
 
 def _check_once(key: str, values: Sequence[int | str]) -> None:
@@ -134,6 +145,9 @@ class Training:
     def digest(self) -> str:
         """Tells recipes that differ in more than their name: 12 hexadecimal digits."""
         keys = {**asdict(self.recipe), "name": "", "text": "", "folder": ""}
+        for table, key, default in _LATER_KEYS:
+            if keys[table][key] == default:
+                del keys[table][key]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:12]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from edgekit.runtime.data.load import DATASETS, load_split
 from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import DataError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.batches import measure_preprocessing
 from edgekit.train.download import download as download_data
 from edgekit.train.recipe import Recipe
+from edgekit.train.recipe_keys import MIN_SIDE
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def load_training_data(
     student is judged on.
 
     Raises:
-        DataError: the data is missing or damaged.
+        DataError: the data is missing or damaged, or its images are too small.
     """
     keys = recipe.data
     name = keys.name if keys.name in DATASETS else str(recipe.path(keys.name))
@@ -60,6 +62,12 @@ def load_training_data(
         )
 
     train = part("train")
+    height, width, _ = train.images.shape
+    if min(height, width) < MIN_SIDE:
+        raise DataError(
+            f"{name}: images of {height}x{width} pixels; networks take {MIN_SIDE} or more on each "
+            "side: enlarge them"
+        )
     return TrainingData(
         train=train,
         validation=part("validation") if keys.validation else None,

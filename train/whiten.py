@@ -7,6 +7,8 @@ representations with k-means"; as a frozen first layer: Jordan 2024, arXiv:2404.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,17 +20,18 @@ from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.augment import Normalize
 
 _IMAGES = 2_000
+_AT_ONCE = 50  # images, whose patches take as many times their memory as the kernel has pixels
 # Added to the variances, lest the noise of the weakest directions become as loud as the rest.
 _FLOOR = 5e-4
 
 
-def whiten_first_convolution(network: nn.Module, images: Tensor) -> None:
+def whiten_first_convolution(network: nn.Module, images: Iterable[Tensor]) -> None:
     """Set the weight of the first convolution, and freeze it.
 
     Args:
         network: Its first convolution has C input channels, and as many output channels as there
             are directions, both ways, or fewer.
-        images: float [N, C, H, W], as the network takes them.
+        images: Batches float [B, C, H, W], as the network takes them.
 
     Raises:
         RecipeError: it has more output channels than that.
@@ -40,8 +43,7 @@ def whiten_first_convolution(network: nn.Module, images: Tensor) -> None:
             f"train.whiten: the first convolution has {channels} channels, but its patches of "
             f"{size} values make at most {2 * size}; make it narrower or its kernel larger"
         )
-    patches = functional.unfold(images, convolution.kernel_size).transpose(1, 2).flatten(0, 1)
-    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+    variances, directions = torch.linalg.eigh(_covariance(convolution, images))
     half = -(-channels // 2)
     filters = (directions / (variances + _FLOOR).sqrt()).T.flip(0)[:half]
     filters = torch.cat([filters, -filters])[:channels]
@@ -50,8 +52,29 @@ def whiten_first_convolution(network: nn.Module, images: Tensor) -> None:
     convolution.weight.requires_grad_(False)
 
 
-def images_for_whitening(split: Split, preprocessing: Preprocessing) -> Tensor:
-    """At most 2,000 images, evenly spaced: float [N, C, H, W], as a network takes them."""
-    indices = np.arange(0, len(split), max(1, len(split) // _IMAGES))[:_IMAGES]
-    pixels, _ = next(iter(batches(split, len(indices), indices)))
-    return Normalize(preprocessing)(torch.from_numpy(pixels))
+def _covariance(convolution: nn.Conv2d, images: Iterable[Tensor]) -> Tensor:
+    """Of the values in the patches that the convolution reads: float64 [size, size]."""
+    size = convolution.weight[0].numel()
+    count, total, products = 0, torch.zeros(size).double(), torch.zeros(size, size).double()
+    for batch in images:
+        patches = functional.unfold(
+            batch,
+            convolution.kernel_size,
+            convolution.dilation,
+            convolution.padding,
+            convolution.stride,
+        )
+        rows = patches.transpose(1, 2).flatten(0, 1).double()
+        count += len(rows)
+        total += rows.sum(0)
+        products += rows.T @ rows
+    mean = total / count
+    return products / count - torch.outer(mean, mean)
+
+
+def images_for_whitening(split: Split, preprocessing: Preprocessing) -> Iterator[Tensor]:
+    """At most 2,000 images, evenly spaced, in batches float [B, C, H, W] for a network."""
+    normalize = Normalize(preprocessing)
+    indices = np.linspace(0, len(split) - 1, min(_IMAGES, len(split))).astype(np.int64)
+    for pixels, _ in batches(split, _AT_ONCE, indices):
+        yield normalize(torch.from_numpy(pixels))

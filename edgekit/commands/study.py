@@ -252,14 +252,15 @@ def _rows(training: Training, run: RunResult, measured: Iterable[Measured]) -> l
 def _write(folder: Path, study: Study, new: Sequence[Row] = ()) -> list[Row]:
     """Add rows to those of the folder, and write all that is made of them; returns the study's.
 
-    Rows of other recipes stay in results.csv: the study may have had them, or may get them again.
+    Rows of other recipes and precisions stay in results.csv: the study may have had them, or may
+    get them again.
     """
     with FileLock(folder / ".results.lock"):
         known = [*read_csv(folder / RESULTS), *new]
         rows = [row for training in study.trainings for row in _known_rows(training, known)]
         if rows:
-            own = {training.digest for training in study.trainings}
-            others = [row for row in known if row.recipe not in own]
+            shown = {(row.recipe, row.measured.precision) for row in rows}
+            others = [row for row in known if (row.recipe, row.measured.precision) not in shown]
             write_csv(folder / RESULTS, [*rows, *others])
             summaries = summarize(rows)
             write_text(folder / SUMMARY, summary_markdown(study.name, summaries))

@@ -170,6 +170,17 @@ def test_an_edited_variant_is_trained_again(edgekit: Edgekit, study: Path, tmp_p
         assert outcome.status == 0, outcome.err
 
 
+def test_results_of_a_precision_that_was_taken_out_stay(
+    edgekit: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "runs" / "results.csv"
+    text = STUDY[: STUDY.index("[[variant]]")].replace("[0, 1]", "[0]") + ONE_VARIANT
+    for precisions in ('["fp32", "int8"]', '["fp32"]'):
+        study.write_text(text + f"precisions = {precisions}\n")
+        assert edgekit("study", study, "-o", tmp_path / "runs").status == 0
+        assert [line.count(",int8,") for line in results.read_text().splitlines()] == [0, 0, 1]
+
+
 def test_a_variant_that_diverges_does_not_stop_the_others(
     edgekit: Edgekit, study: Path, tmp_path: Path
 ) -> None:

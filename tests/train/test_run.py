@@ -16,6 +16,7 @@ from PIL import Image
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.errors import (
     CheckpointError,
+    DataError,
     InputError,
     OutputError,
     RecipeError,
@@ -103,6 +104,25 @@ def test_a_run_folder_holds_all_that_the_run_made(tmp_path: Path) -> None:
     assert checkpoint.recipe == mine.text
     assert checkpoint.preprocessing.class_names == tuple("0123456789")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seconds"] > 0
+
+
+@pytest.mark.parametrize("variable", ["SLURM_PROCID", "RANK", "LOCAL_RANK"])
+def test_a_process_by_itself_saves_its_network_whatever_its_number(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    result = run_recipe(recipe(epochs="1"), tmp_path / "run", progress=False)
+    assert load_checkpoint(result.checkpoint).architecture == "densenet"
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_images_too_small_for_the_networks_are_refused(tmp_path: Path) -> None:
+    images, labels = np.zeros((20, 7, 9), np.uint8), np.arange(20) % 2
+    images[::2] = 255
+    np.savez(tmp_path / "small.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    small = parse_recipe(TINY.replace('"digits"', f'"{tmp_path / "small.npz"}"'), origin="r.toml")
+    with pytest.raises(DataError, match=r"images of 7x9 pixels; networks take 8 or more"):
+        run_recipe(small, tmp_path / "run", progress=False)
 
 
 def test_a_finished_run_is_left_alone_unless_forced(tmp_path: Path) -> None:

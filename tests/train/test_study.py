@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tomllib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgekit.runtime.errors import RecipeError
 from edgekit.train.models.table import build_model
 from edgekit.train.prune_channels import prune_channels
 from edgekit.train.recipe import Recipe
@@ -187,6 +189,24 @@ def test_folders_differ_where_names_come_out_alike(tmp_path: Path) -> None:
     assert first != second
     assert first.startswith("lr-a-b-0-")
     assert second.startswith("lr-a-b-0-")
+
+
+@pytest.mark.parametrize("name", ["ablation-cifar10", "front-cifar10"])
+def test_published_results_are_those_of_the_shipped_study(name: str) -> None:
+    published = Path(__file__).parents[2] / "docs" / f"{name}.csv"
+    with published.open(newline="") as file:
+        held = {row["recipe"] for row in csv.DictReader(file)}
+    assert held == {training.digest for training in load_study(name).trainings}
+
+
+@pytest.mark.parametrize("key", ["seed = 7", 'name = "other"'])
+def test_what_the_study_gives_each_recipe_cannot_be_set(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    variant = "[[variant]]\nname = 'a'\n"
+    for tables in (f"[set]\n{key}\n{variant}", f"{variant}[variant.set]\n{key}\n"):
+        path.write_text(f"name = 's'\nbase = 'densenet-digits'\n{tables}")
+        with pytest.raises(RecipeError, match=r"set\.(seed|name): the study sets it; use"):
+            load_study(path)
 
 
 def test_studies_are_shipped_as_files() -> None:

@@ -138,3 +138,15 @@ def test_a_student_that_draws_itself_sees_the_images_of_one_that_does_not(tmp_pa
     run_recipe(second, tmp_path / "second", accelerator="cpu")
     assert sorted((tmp_path / "shared").glob("*/*")) == kept
     assert [path.stat().st_mtime_ns for path in kept] == written
+
+
+def test_what_is_kept_of_larger_batches_is_replaced(tmp_path: Path) -> None:
+    teacher, outputs = CountingTeacher(), TeacherOutputs(tmp_path / "kept")
+    run_epoch(outputs, teacher, View(0))
+    smaller = torch.randn(2, 1, 4, 4)
+    fresh = TeacherOutputs(tmp_path / "kept")
+    torch.testing.assert_close(fresh.ask(View(0), 0, smaller, teacher), teacher(smaller))
+    fresh.end_view()
+    asked = teacher.asked
+    TeacherOutputs(tmp_path / "kept").ask(View(0), 0, smaller, teacher)
+    assert teacher.asked == asked

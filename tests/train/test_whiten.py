@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from edgekit.runtime.data.load import load_split
+from edgekit.runtime.data.source import ArrayImages, Split
 from edgekit.runtime.errors import RecipeError
 from edgekit.train.batches import measure_preprocessing
 from edgekit.train.checkpoint import load_checkpoint
@@ -29,9 +31,9 @@ whiten = true
 """
 
 
-def digits() -> torch.Tensor:
+def digits() -> list[torch.Tensor]:
     split = load_split("digits", "train", validation=0.2)
-    return images_for_whitening(split, measure_preprocessing(split))
+    return list(images_for_whitening(split, measure_preprocessing(split)))
 
 
 def test_what_the_filters_give_is_uncorrelated_and_of_variance_one() -> None:
@@ -39,7 +41,7 @@ def test_what_the_filters_give_is_uncorrelated_and_of_variance_one() -> None:
     images = digits()
     whiten_first_convolution(nn.Sequential(convolution), images)
     with torch.no_grad():
-        responses = convolution(images)
+        responses = convolution(torch.cat(images))
     covariance = torch.cov(responses[:, :4].transpose(0, 1).flatten(1))
     torch.testing.assert_close(covariance, torch.eye(4), atol=0.02, rtol=0)
     torch.testing.assert_close(responses[:, 4:], -responses[:, :4])
@@ -62,9 +64,26 @@ def test_a_convolution_with_more_channels_than_directions_is_refused() -> None:
         whiten_first_convolution(nn.Sequential(nn.Conv2d(1, 19, 3)), digits())
 
 
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (9, 4)])
+def test_any_kernel_will_do(kernel: int, padding: int) -> None:
+    convolution = nn.Conv2d(1, 2, kernel, padding=padding)
+    whiten_first_convolution(nn.Sequential(convolution), digits())
+    torch.testing.assert_close(convolution.weight[0], -convolution.weight[1])
+
+
+def test_the_images_are_spread_over_all_of_them() -> None:
+    pixels = np.zeros((3999, 8, 8, 1), np.uint8)
+    pixels[2000:] = 255
+    labels = np.repeat([0, 1], [2000, 1999])
+    split = Split("halves", "train", ArrayImages(pixels), labels, ("dark", "light"))
+    seen = torch.cat(list(images_for_whitening(split, measure_preprocessing(split))))
+    assert len(seen) == 2000
+    assert abs(float((seen > 0).float().mean()) - 0.5) < 0.01
+
+
 def test_training_leaves_the_filters_as_they_are(tmp_path: Path) -> None:
     result = run_recipe(parse_recipe(RECIPE, origin="r.toml"), tmp_path / "run")
-    expected = nn.Conv2d(1, 8, 3, bias=False)
+    expected = nn.Conv2d(1, 8, 3, padding=1, bias=False)
     whiten_first_convolution(nn.Sequential(expected), digits())
     state = load_checkpoint(result.checkpoint).state
     torch.testing.assert_close(state["stages.0.0.conv.weight"], expected.weight.detach())
