@@ -116,7 +116,9 @@ def bench(
             metavar="FILE", help="Write the outcome of the gates as JUnit XML.", show_default=False
         ),
     ] = None,
-    force: options.Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the --junit file if it exists.")
+    ] = False,
     strict: options.Strict = False,
     mask_bits: options.MaskBits = 1,
     accumulator_bits: options.AccumulatorBits = 32,
