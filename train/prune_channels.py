@@ -100,7 +100,7 @@ def prune_channels(
     if ranking not in ("layer", "network"):
         raise RecipeError(f"channel pruning ranking {ranking!r} must be 'layer' or 'network'")
     example = example.detach().clone()
-    with _evaluating(module), _all_trained(module):
+    with _evaluating(module):
         shape, macs_before = _run(module, example)
         params_before = _count_parameters(module)
         widths = _widths(module)
@@ -256,19 +256,6 @@ def _run(module: nn.Module, example: Tensor) -> tuple[torch.Size, int]:
         for hook in hooks:
             hook.remove()
     return output.shape, macs
-
-
-@contextmanager
-def _all_trained(module: nn.Module) -> Iterator[None]:
-    """Every parameter takes part in autograd inside; what was frozen is so again afterwards."""
-    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for name, parameter in module.named_parameters():  # those that were cut are new ones
-            parameter.requires_grad_(name not in frozen)
 
 
 @contextmanager

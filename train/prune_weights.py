@@ -58,12 +58,8 @@ def cubic_schedule(recipe: PruneRecipe, epochs: int, steps_per_epoch: int) -> Cu
 
 
 def prunable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of convolutions and linear layers, by their names; a shared one once.
-
-    Those that are not trained stay out, since the rest of them could not make up for a lost one.
-    """
-    layers = [layer for layer in network.modules() if isinstance(layer, PRUNED_MODULES)]
-    pruned = {id(layer.weight) for layer in layers if layer.weight.requires_grad}
+    """The weights of convolutions and linear layers, by their names; a shared one once."""
+    pruned = {id(m.weight) for m in network.modules() if isinstance(m, PRUNED_MODULES)}
     return {name: weight for name, weight in network.named_parameters() if id(weight) in pruned}
 
 

@@ -157,10 +157,6 @@ def _check_together(keys: RecipeKeys) -> None:
         )
     if train.nesterov and train.optimizer == "sgd" and train.momentum == 0:
         raise RecipeError("train.nesterov: needs a train.momentum above 0; set it to false")
-    if train.whiten and train.start is not None:
-        raise RecipeError(
-            "train.whiten: sets fresh weights, but train.start takes a checkpoint's; leave one out"
-        )
     if train.schedule == "step" and not _rises(train.milestones, train.epochs):
         raise RecipeError(
             f"train.milestones: {list(train.milestones)} must be epochs in rising order from 1 to "

@@ -58,9 +58,6 @@ class TrainRecipe:
             images are made so large on their shorter side; evaluation is always at full size.
         start: A checkpoint to begin from in place of fresh weights, of the same model and classes;
             relative to the recipe's file. Weights that are zero in it stay zero.
-        whiten: Whether the first convolution whitens its patches from the beginning, and stays as
-            it is until channels are pruned, in place of random weights that are trained; see
-            whiten.py.
     """
 
     epochs: int
@@ -83,7 +80,6 @@ class TrainRecipe:
     evaluate_every: int = 1
     resolutions: tuple[tuple[int, int], ...] = ()
     start: str | None = None
-    whiten: bool = False
 
 
 @dataclass(frozen=True)

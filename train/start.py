@@ -16,7 +16,6 @@ from edgekit.train.recipe import Recipe
 from edgekit.train.settings import from_mapping
 from edgekit.train.trained import check_named
 from edgekit.train.training_data import TrainingData
-from edgekit.train.whiten import images_for_whitening, whiten_first_convolution
 
 
 def first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, TrainingData]:
@@ -24,7 +23,7 @@ def first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, Traini
 
     Raises:
         CheckpointError: the checkpoint to start from does not load or does not fit.
-        RecipeError: a key of the model is wrong, or its first convolution cannot whiten.
+        RecipeError: a key of the model is wrong.
     """
     torch.manual_seed(recipe.seed)
     if recipe.train.start is not None:
@@ -39,9 +38,6 @@ def first_network(recipe: Recipe, data: TrainingData) -> tuple[nn.Module, Traini
         in_channels=data.preprocessing.channels,
         num_classes=data.num_classes,
     )
-    if recipe.train.whiten:
-        images = images_for_whitening(data.train, data.preprocessing)
-        whiten_first_convolution(network, images)
     return network, data
 
 

@@ -43,8 +43,6 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("tomli_w", "train") from missing
 
 _FOLDER_DIGITS = 6  # of the digest
-# Keys that came after studies had been kept: at these defaults a digest is what it was before.
-_LATER_KEYS = (("train", "whiten", False),)
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
 
@@ -145,9 +143,6 @@ class Training:
     def digest(self) -> str:
         """Tells recipes that differ in more than their name: 12 hexadecimal digits."""
         keys = {**asdict(self.recipe), "name": "", "text": "", "folder": ""}
-        for table, key, default in _LATER_KEYS:
-            if keys[table][key] == default:
-                del keys[table][key]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:12]
 
 

@@ -175,15 +175,6 @@ def test_what_cannot_be_cut_evenly_stays_and_is_reported() -> None:
         _prune(module, ratio=0.5, round_to=8)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_frozen_convolution_is_cut_like_any_other(case: str) -> None:
-    trained, frozen = _build(case), _build(case)
-    for parameter in frozen.parameters():
-        parameter.requires_grad_(False)
-    assert _prune(frozen, ratio=0.5) == _prune(trained, ratio=0.5)
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-
-
 def test_what_reads_one_channel_a_group_stays_and_is_reported() -> None:
     options = {"widths": [16], "stem_width": 8, "groups": 8}
     module = build_model("resnet", options, in_channels=3, num_classes=10)

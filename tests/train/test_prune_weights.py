@@ -114,13 +114,3 @@ def test_a_shared_weight_counts_once() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     module[1].weight = module[0].weight
     assert list(prunable(module)) == ["0.weight"]
-
-
-def test_weights_that_are_not_trained_stay() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
-    network[0].weight.requires_grad_(False)
-    pruning = WeightPruning(network, None)
-    pruning.prune(network, 0.75)
-    pruning.apply_masks(network)
-    assert int((network[0].weight == 0).sum()) == 0
-    assert sparsity_of(network) == 0.75
