@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.calibration import Feed
 from edgekit.export.equalization.channels import Constant, Ids
-from edgekit.export.equalization.rules import find_channels
+from edgekit.export.equalization.rules import find_channels, inputs_first
 from edgekit.export.equalization.scales import Reader, Tensor, find_scales
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.runtime.session import open_session
@@ -106,8 +106,7 @@ def _readers(value: ir.Value, count: int, weights: Mapping[ir.Value, Constant]) 
             continue
         assert weight.const_value is not None
         array = weight.const_value.numpy().astype(np.float64)
-        over = weights[weight].over
-        if over is not None and over.shape[0] == 1:  # a matrix [in, out]
+        if inputs_first(node):
             array = array.T
         outputs, depth = array.shape[:2]
         columns: Ids = np.arange(count).reshape(count // depth, depth)

@@ -121,7 +121,8 @@ def keep_clips(model: ir.Model, ranges: Ranges, exclude: Collection[str] = ()) -
             continue
         low, high = ranges[name]
         clips = all(low >= x if kind == "Max" else high <= x for kind, x in limits.items())
-        if clips or source.is_graph_input() or len(source.consumers()) != 1:
+        seen = source.is_graph_input() or source.is_graph_output() or len(source.consumers()) != 1
+        if clips or seen:
             continue
         ranges[str(source.name)] = ranges[name]
         _replace(model, node, limits)

@@ -19,12 +19,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.opset import convert_opset
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import stored
 from edgekit.export.quiet import quiet_quantizer
 from edgekit.runtime.model_file import read_model
 
 DYNAMIC_OPS = ("Conv", "MatMul", "Gemm")
+_MIN_OPSET = 11  # has DynamicQuantizeLinear
 
 # onnxruntime turns a Gemm into a MatMul of this name and an Add before it looks at the exclusions.
 _GEMM_SUFFIX = "_MatMul"
@@ -45,6 +47,8 @@ def to_dynamic_int8(
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # Below, onnxruntime computes the scales by operators that take no heed of zero.
+    model = convert_opset(model, max(model.opset_imports[""], _MIN_OPSET))
     left = [*exclude, *_computed_weights(model)]
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         path = Path(scratch) / "model.onnx"

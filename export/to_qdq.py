@@ -218,15 +218,17 @@ def _whole_scales(model: ir.Model, weights: WeightType) -> dict[str, list[dict[s
 def _kept_activations(model: ir.Model) -> Iterator[str]:
     """Names of the Relu and Clip that onnxruntime's quantizer would drop, and no range stands for.
 
-    Their limits are computed, or the body of an If or a Loop, where it does not look, reads what
-    they read or give.
+    Their limits are computed, or what they read is a graph output, or the body of an If or a Loop,
+    where it does not look, reads what they read or give.
     """
     for node in model.graph:
         if not is_op(node, "Relu", "Clip"):
             continue
-        around = (value for value in (node.inputs[0], node.outputs[0]) if value is not None)
+        source = node.inputs[0]
+        around = (value for value in (source, node.outputs[0]) if value is not None)
         within = any(one.graph is not node.graph for value in around for one in value.consumers())
-        if within or stored_limits(node) is None:
+        shown = source is not None and source.is_graph_output()
+        if within or shown or stored_limits(node) is None:
             yield str(node.name)
 
 

@@ -26,7 +26,7 @@ from edgekit.export.calibration import single_input
 from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, set_metadata, to_proto
 from edgekit.export.passes.base import is_op
-from edgekit.export.passes.values import store
+from edgekit.export.passes.values import store, stored
 from edgekit.export.threshold_codes import Grid, runs_thresholds_on_codes
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import PREFIX, Preprocessing
@@ -123,11 +123,10 @@ def _centre(node: ir.Node) -> float | None:
 def _first_convolution(entry: ir.Value, preprocessing: Preprocessing) -> ir.Node:
     readers = entry.consumers()
     conv = readers[0] if len(readers) == 1 else None
-    weight = conv.inputs[1] if conv is not None and is_op(conv, "Conv") else None
     if (
         conv is None
-        or weight is None
-        or weight.const_value is None
+        or not is_op(conv, "Conv")
+        or any(value is not None and stored(value) is None for value in conv.inputs[1:])
         or conv.attributes.get_int("group", 1) != 1
         or conv.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
         or entry.dtype != ir.DataType.FLOAT
@@ -136,8 +135,9 @@ def _first_convolution(entry: ir.Value, preprocessing: Preprocessing) -> ir.Node
         or not runs_thresholds_on_codes()
     ):
         raise ModelFileError(
-            "--uint8-input needs a float32 input [N, C, H, W] that one Conv with stored weights "
-            "and one group reads, and onnxruntime 1.31 or later: leave it out for this model"
+            "--uint8-input needs a float32 input [N, C, H, W] that one Conv of one group with "
+            "stored weights and bias reads, and onnxruntime 1.31 or later: leave it out for this "
+            "model"
         )
     return conv
 
@@ -149,10 +149,10 @@ def _fold(
     mean: NDArray[np.float64],
     zero: int,
 ) -> None:
-    stored = [v.const_value.numpy() for v in conv.inputs[1:] if v is not None and v.const_value]
+    constants = [tensor.numpy() for value in conv.inputs[1:] if (tensor := stored(value))]
     std = _LEVELS * np.asarray(preprocessing.std, np.float64)
-    weight = stored[0].astype(np.float64) / std[:, None, None]
-    bias = stored[1].astype(np.float64) if len(stored) > 1 else np.zeros(len(weight))
+    weight = constants[0].astype(np.float64) / std[:, None, None]
+    bias = constants[1].astype(np.float64) if len(constants) > 1 else np.zeros(len(weight))
     bias = bias + (weight * (zero - mean)[:, None, None]).sum((1, 2, 3))
     for index, values in ((1, weight), (2, bias)):
         stem = f"{conv.name or 'first'}_pixel_{'weight' if index == 1 else 'bias'}"

@@ -64,17 +64,17 @@ def _product(channels: Channels, node: ir.Node) -> bool:
     weight, bias = own_array(node, 1), own_array(node, 2)
     if weight is None or weight.ndim != 2 or _rank(node.inputs[0]) != 2 or _flag(node, "transA"):
         return False
-    if _has(node, 2) and (bias is None or bias.shape[-1:] != (_columns(node, weight),)):
+    depth, columns = weight.shape if inputs_first(node) else weight.shape[::-1]
+    if _has(node, 2) and (bias is None or bias.shape[-1:] != (columns,)):
         return False
-    turned = _flag(node, "transB")
-    over = channels.fresh(_columns(node, weight))
-    times = _ids_or_held(channels, node.inputs[0], weight.shape[1 if turned else 0])
+    over = channels.fresh(columns)
+    times = _ids_or_held(channels, node.inputs[0], depth)
     if times is None:
         return False
-    if turned:
-        _weight(channels, node, times[None, :], over[:, None])
-    else:
+    if inputs_first(node):
         _weight(channels, node, times[:, None], over[None, :])
+    else:
+        _weight(channels, node, times[None, :], over[:, None])
     return _finish(channels, node, over)
 
 
@@ -99,6 +99,11 @@ def _batch_norm(channels: Channels, node: ir.Node) -> bool:
 def _same(channels: Channels, node: ir.Node) -> bool:
     ids = channels.of(node.inputs[0])
     return ids is not None and _finish(channels, node, ids)
+
+
+def _prelu(channels: Channels, node: ir.Node) -> bool:
+    channels.hold(node.inputs[1])
+    return _same(channels, node)
 
 
 def _clip(channels: Channels, node: ir.Node) -> bool:
@@ -248,8 +253,9 @@ def _flag(node: ir.Node, name: str) -> bool:
     return name in node.attributes and bool(node.attributes[name].as_int())
 
 
-def _columns(node: ir.Node, weight: NDArray[np.float32]) -> int:
-    return int(weight.shape[0 if _flag(node, "transB") else 1])
+def inputs_first(node: ir.Node) -> bool:
+    """Whether the stored weight of a Conv, Gemm or MatMul is a matrix [in, out]."""
+    return is_op(node, "MatMul") or (is_op(node, "Gemm") and not _flag(node, "transB"))
 
 
 def _rank(value: ir.Value | None) -> int | None:
@@ -275,7 +281,7 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": _batch_norm,
     "Relu": _same,
     "LeakyRelu": _same,
-    "PRelu": _same,
+    "PRelu": _prelu,
     "Clip": _clip,
     "Identity": _same,
     "Dropout": _same,

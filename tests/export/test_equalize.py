@@ -77,6 +77,16 @@ FREE: dict[str, tuple[str, dict[str, np.ndarray], int]] = {
         },
         8,
     ),
+    "one channel": (
+        "a = Conv(x, v) r = Relu(a) c = Conv(r, k) s = Relu(c) y = Conv(s, w)",
+        {"v": uneven(8, 3, 1, 1), "k": normal(1, 8, 3, 3), "w": normal(5, 1, 1, 1)},
+        9,
+    ),
+    "a computed slope": (
+        "a = Conv(x, v) q = Conv(x, k) r = PRelu(a, q) y = Conv(r, w)",
+        {"v": uneven(8, 3, 1, 1), "k": uneven(8, 3, 1, 1), "w": normal(5, 8, 1, 1)},
+        8,
+    ),
     "groups": (
         "a = Conv(x, v) r = Relu(a) y = Conv<group = 2>(r, w)",
         {"v": uneven(8, 3, 1, 1), "w": normal(4, 4, 1, 1)},

@@ -174,3 +174,38 @@ def test_dynamic_quantization_leaves_what_it_cannot_convert(
     text_graph: TextGraph, case: str
 ) -> None:
     assert snr_db(text_graph, case, "dynamic-int8") > 25
+
+
+def test_dynamic_quantization_of_an_old_opset_holds_zero(text_graph: TextGraph) -> None:
+    graph = """g (float[N, 64] x) => (float[N, 5] y) {
+        h = Gemm(x, w, b)
+        s = Sigmoid(h)
+        y = Gemm(s, v, c)
+    }"""
+    weights = GEMMS | {"w": 0.01 * normal(64, 16)}
+    found = []
+    for opset in (10, 11):
+        model = text_graph(graph, opset=opset, **weights)
+        batch = {"x": normal(1, 64)}
+        result = quantize(model, "dynamic-int8").model
+        found.append(run_outputs(result, batch)["y"])
+    np.testing.assert_allclose(*found, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["Clip(m, low, high)", "Relu(m)"])
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+def test_an_output_before_a_clip_is_not_clipped(
+    text_graph: TextGraph, precision: str, activation: str
+) -> None:
+    graph = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y, float[N, 8, 10, 10] m) {
+        a = Conv(x, w)
+        m = LeakyRelu(a)
+        c = ACTIVATION
+        y = Conv(c, v)
+    }"""
+    model = text_graph(graph.replace("ACTIVATION", activation), **CONVS, **limits(0.5, 3))
+    batch = {"x": normal(32, 4, 12, 12)}
+    reader = CalibrationReader.from_feeds([batch])
+    found = quantize(model, precision, reader=reader).model
+    before, after = run_outputs(model, batch)["m"], run_outputs(found, batch)["m"]
+    assert np.abs(after - before).max() < 0.02 * np.abs(before).max()

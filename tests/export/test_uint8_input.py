@@ -78,6 +78,23 @@ def test_the_quantized_model_takes_pixels_as_codes(model: ir.Model, how: Preproc
     assert own > theirs - 2
 
 
+def test_a_constant_bias_is_kept_and_a_computed_one_is_refused(
+    text_graph: Callable[..., ir.Model],
+) -> None:
+    graph = """g (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+        b = MAKER
+        y = Conv(x, w, b)
+    }"""
+    weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    constant = "Constant<value = float[4] {10.0, -20.0, 30.0, -40.0}>()"
+    model = text_graph(graph.replace("MAKER", constant), w=weight)
+    wanted = logits(model, DIFFERENT(images()))
+    assert sqnr_db(wanted, logits(take_pixels(model, DIFFERENT), images())) > 100
+    computed = text_graph(graph.replace("MAKER", "Neg(c)"), w=weight, c=np.ones(4, np.float32))
+    with pytest.raises(ModelFileError, match="stored weights and bias"):
+        take_pixels(computed, DIFFERENT)
+
+
 def test_an_input_that_no_convolution_reads_is_refused(text_graph: Callable[..., ir.Model]) -> None:
     model = text_graph(
         "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { a = Relu(x) y = Conv(a, w) }",
