@@ -60,7 +60,7 @@ check: setup
 
 # A process a core, each of one thread, so that they do not fight for cores.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --durations 20
 
 clean:
 	rm -rf $(VENV) build dist edgekit-demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
