@@ -44,7 +44,8 @@ def arena_bytes(
     Raises:
         ModelFileError: the model cannot be run.
     """
-    command = [sys.executable, "-m", "edgekit.bench.arena", str(model), f"--threads={threads}"]
+    command = [sys.executable, "-m", "edgekit.bench.arena", str(model.absolute())]
+    command.append(f"--threads={threads}")
     for name, shape in (input_shapes or {}).items():
         command.append(f"--input-shape={name}:" + ",".join(str(size) for size in shape))
     try:

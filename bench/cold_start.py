@@ -110,7 +110,7 @@ def cold_start(
     from edgekit.runtime.model_file import read_model  # the fresh process does without it
 
     read_model(model)
-    command = [sys.executable, "-m", "edgekit.bench.cold_start", str(model)]
+    command = [sys.executable, "-m", "edgekit.bench.cold_start", str(model.absolute())]
     command += [f"--engine={engine}", f"--batch-size={batch_size}", f"--threads={threads}"]
     if input_shape is not None:
         command.append("--input-shape=" + ",".join(str(size) for size in input_shape))

@@ -270,6 +270,11 @@ def check_batch_size(spec: InputSpec, batch_size: int) -> None:
         InputError: they differ.
     """
     fixed = spec.shape[0] if spec.shape else None
+    if fixed == 0:
+        raise InputError(
+            f"the model's input {spec.name!r} takes no samples, {list(spec.shape)}: make its first "
+            "axis 1, or leave it open"
+        )
     if isinstance(fixed, int) and fixed != batch_size:
         raise InputError(
             f"the model takes batches of {fixed} only, not of {batch_size}: "

@@ -39,10 +39,20 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Netron's port; 0: any.")] = 8080,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Netron's port; 0: any. Default: 8080.", show_default=False
+        ),
+    ] = None,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open a browser on Netron's page.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--browser/--no-browser",
+            help="Open a browser on Netron's page. Default: do.",
+            show_default=False,
+        ),
+    ] = None,
     format_: options.FormatOption = Format.TABLE,
 ) -> None:
     """Show what is in a file, or what differs between two, node by node."""
@@ -59,6 +69,8 @@ def inspect(
         strict=strict,
     )
     subject.check_meant(netron=netron)
+    idle = {"port": port, "browser" if browser else "no-browser": browser}
+    options.refuse_idle(idle, needed="--netron", given=netron or None)
     if results is not None and not netron:
         raise InputError("--results are shown in Netron alone: add --netron")
     found = subject.inspect()
@@ -70,7 +82,10 @@ def inspect(
             print_inspection(found, format_)
 
     if netron:
-        show_in_netron(subject, found, report, results=results, port=port, browse=browser)
+        where = 8080 if port is None else port
+        show_in_netron(
+            subject, found, report, results=results, port=where, browse=browser is not False
+        )
     else:
         report()
     subject.check(found)

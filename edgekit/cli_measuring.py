@@ -140,6 +140,11 @@ def bench(
     named_sets = options.where_data_is(data_dir, download)
     idle = {"split": split, "limit": limit, "mean": mean, "std": std, **named_sets}
     options.refuse_idle(idle, needed="--data", given=data)
+    options.refuse_idle({"force": force or None}, needed="--junit", given=junit)
+    if signal_to_noise is not None and data is not None and len(models) == 1:
+        raise typer.BadParameter(
+            "--signal-to-noise compares with the first model: give two or more"
+        )
     first_threads, *more_threads = options.parse_counts("--threads", threads)
     sizes = () if batch_sizes is None else options.parse_counts("--batch-sizes", batch_sizes)
     settings = BenchSettings(

@@ -93,6 +93,10 @@ def parse_shapes(values: list[str] | None) -> dict[str, tuple[int, ...]]:
         parts = [dim.strip() for dim in dims.split(",")]
         if not name or not all(map(_is_count, parts)):
             raise typer.BadParameter(f"{value!r}: write it as name:1,3,224,224")
+        if name in shapes:
+            raise typer.BadParameter(
+                f"{value!r}: {name} has a shape already; give one for each input"
+            )
         shapes[name] = tuple(map(int, parts))
     return shapes
 
@@ -107,6 +111,7 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Form of the results.")]
 DATA_VARIABLE = "EDGEKIT_DATA"
+MAX_BITS = 1024  # of a number, beyond any arithmetic
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -188,10 +193,13 @@ Strict = Annotated[
     typer.Option("--strict", help="Fail (exit status 1) if an operator's MACs are not counted."),
 ]
 MaskBits = Annotated[
-    int, typer.Option(min=0, help="MicroNet score: bits an element of a sparse tensor's mask.")
+    int,
+    typer.Option(
+        min=0, max=MAX_BITS, help="MicroNet score: bits an element of a sparse tensor's mask."
+    ),
 ]
 AccumulatorBits = Annotated[
-    int, typer.Option(min=1, help="MicroNet score: width of an addition in bits.")
+    int, typer.Option(min=1, max=MAX_BITS, help="MicroNet score: width of an addition in bits.")
 ]
 Free16Bits = Annotated[
     bool,

@@ -72,6 +72,8 @@ class Subject:
         ]
         if self.input_shapes and not netron:
             changed.append("--input-shape")
+        if self.strict:
+            changed.append("--strict")
         if changed:
             raise InputError(
                 f"{changed[0]} is for one model: leave it out with --before and --after"
@@ -92,10 +94,7 @@ class Subject:
 
         Raises:
             CheckFailedError: one is not.
-            InputError: two models were compared, of which nothing is counted.
         """
-        if self.strict and isinstance(found, GraphDiff):
-            raise InputError("--strict is for one model: leave out --before and --after")
         if self.strict and isinstance(found, Inspection):
             check_counted([found.figures])
 

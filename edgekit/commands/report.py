@@ -51,6 +51,8 @@ def write_report(
     """
     check_output(output, force=force, inputs=[*paths, *calibrations])
     format_ = format_ or _by_suffix(output)
+    if calibrations and format_ is ReportFormat.PNG:
+        raise InputError("--calibration is shown in html and md alone: leave it out for a png")
     runs = read_runs(paths)
     entries = [read_calibration(path) for path in calibrations]
     if format_ is ReportFormat.HTML:

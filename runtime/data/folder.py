@@ -62,6 +62,12 @@ def _hidden(path: Path) -> bool:
 
 def _part_folder(folder: Path, part: str) -> Path:
     if not (folder / "train").is_dir():
+        if names := _only_tests(folder):
+            if part == "train":
+                raise DataError(
+                    f"{folder}: has a {names[0]}/ folder but no train/ beside it; add one"
+                )
+            return folder / names[0]
         if part == "train":
             logger.warning(
                 "%s has no train/ and test/ folders, so that all of it serves as either: accuracy "
@@ -73,6 +79,12 @@ def _part_folder(folder: Path, part: str) -> Path:
         if (folder / name).is_dir():
             return folder / name
     raise DataError(f"{folder}: has a train/ folder but no test/ beside it; add one")
+
+
+def _only_tests(folder: Path) -> list[str]:
+    """The folders for testing, where there is none for anything else."""
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    return names if set(names) <= {"test", "val"} else []
 
 
 def _shape_of(path: Path) -> tuple[int, int, int]:

@@ -27,6 +27,9 @@ def in_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("bench", "model.onnx"), ("--std", "0.4"), "--data"),
         (("bench", "model.onnx"), ("--data-dir", "."), "--data"),
         (("bench", "model.onnx"), ("--download",), "--data"),
+        (("bench", "model.onnx"), ("--force",), "--junit"),
+        (("inspect", "model.onnx"), ("--port", "99"), "--netron"),
+        (("inspect", "model.onnx"), ("--no-browser",), "--netron"),
         (("optimize", "model.onnx", "-o", "o.onnx"), ("--download",), "--data"),
         (("optimize", "model.onnx", "-o", "o.onnx"), ("--data-dir", "."), "--data"),
         (
@@ -80,3 +83,20 @@ def test_what_is_counted_in_one_model_alone(
     for given in (idle, shapes):
         assert f"{given[0]} is for one model: leave it out" in refuses(*pair, *given).err
     assert edgekit("inspect", model, *idle, *shapes).status == 0
+
+
+def test_what_needs_two_models_or_another_form(refuses: Command, model: Path) -> None:
+    alone = refuses("bench", model, "--data", "digits", "--signal-to-noise", 4, *QUICK)
+    assert "--signal-to-noise compares with the first model: give two or more" in alone.err
+    picture = refuses("report", "r.json", "-o", "r.png", "--calibration", "c.json")
+    assert "--calibration is shown in html and md alone" in picture.err
+    strict = refuses("inspect", "--before", model, "--after", model, "--strict")
+    assert "--strict is for one model" in strict.err
+    assert not strict.out
+    twice = ("--input-shape", "x:1,1,8,8", "--input-shape", "x:2,1,8,8")
+    assert "x has a shape already" in refuses("inspect", model, *twice).err
+
+
+def test_bits_beyond_any_arithmetic_are_refused(refuses: Command, model: Path) -> None:
+    for flag in ("--mask-bits", "--accumulator-bits"):
+        assert flag in refuses("inspect", model, flag, "1" + "0" * 400).err

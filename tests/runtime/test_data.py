@@ -72,6 +72,17 @@ def test_a_folder_without_parts_warns_whoever_trains_on_it(
     assert "no train/ and test/" in caplog.text
 
 
+def test_a_folder_of_tests_alone_has_no_class_of_that_name(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    image_folder.rename(tmp_path / "test")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "test").rename(tmp_path / "photos" / "test")
+    assert load_split(str(tmp_path / "photos"), "test").class_names == ("cat", "dog")
+    with pytest.raises(DataError, match="has a test/ folder but no train/"):
+        load_split(str(tmp_path / "photos"), "train")
+
+
 def test_folder_images_are_resized_and_converted(image_folder: Path) -> None:
     split = load_split(str(image_folder), "test", image_shape=(8, 8, 1))
     gray = np.asarray(Image.new("RGB", (1, 1), (80, 100, 200)).convert("L"))[0, 0]
