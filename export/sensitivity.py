@@ -34,6 +34,8 @@ EQUAL_DB = 200.0
 # A model in which the nodes of these names stay float32.
 Convert = Callable[[Collection[str]], ir.Model]
 
+_GLOBAL_FLAGS = re.compile(r"(?:\s*\(\?[aimsux]+\))+")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -128,6 +130,20 @@ def sensitivities(
 def names_pattern(names: Collection[str]) -> str:
     """A regular expression that is found in exactly these names."""
     return f"^(?:{'|'.join(map(re.escape, names))})$"
+
+
+def as_group(pattern: str) -> str:
+    """A regular expression as a part of a larger one, with the flags that it begins with.
+
+    Args:
+        pattern: One that compiles: flags for all of it, as in `(?i)fc`, stand at its beginning.
+    """
+    leading = _GLOBAL_FLAGS.match(pattern)
+    if leading is None:
+        return f"(?:{pattern})"
+    flags = "".join(sorted(set(leading[0]) & set("aimsux")))
+    end = "\n" if "x" in flags else ""  # a comment may be last
+    return f"(?{flags}:{pattern[leading.end() :]}{end})"
 
 
 def _logits(model: ir.Model, samples: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 
 from edgekit import console
 from edgekit.commands.accuracy_drop import AccuracyDrop, DropLimit, DropMeter
-from edgekit.export.sensitivity import Layer, Sensitivity, names_pattern, sensitivities
+from edgekit.export.sensitivity import (
+    Layer,
+    Sensitivity,
+    as_group,
+    names_pattern,
+    sensitivities,
+)
 
 # Precisions whose layers can be spared one by one.
 CODED = ("int8", "int16", "dynamic-int8")
@@ -207,7 +213,7 @@ class Search(Generic[Conversion]):
         return good or (not was_good and new[1].points < old[1].points)
 
     def _expression(self, names: Collection[str]) -> str | None:
-        patterns = [f"(?:{self.exclude})"] if self.exclude and names else [self.exclude]
+        patterns = [as_group(self.exclude)] if self.exclude and names else [self.exclude]
         patterns += [names_pattern(names)] if names else []
         return "|".join(pattern for pattern in patterns if pattern) or None
 

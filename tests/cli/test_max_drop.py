@@ -91,6 +91,19 @@ def test_the_one_awful_layer_is_found_and_the_expression_gives_the_same_file(
     assert (tmp_path / "p.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
 
 
+def test_the_users_own_expression_keeps_its_flags(
+    edgekit: Command, awful: Path, tmp_path: Path
+) -> None:
+    command = ("quantize", awful, *CALIBRATED)
+    outcome = edgekit(*command, "-o", "q.onnx", "--max-drop", 1, "--exclude", "(?i)LAYER.AGAIN")
+    assert outcome.status == 0, outcome.err
+    found = json.loads(outcome.out)["kept_layers"]
+    assert found["exclude"] == r"(?i:LAYER.AGAIN)|^(?:layer\.back)$"
+    plain = edgekit(*command, "-o", "p.onnx", "--exclude", found["exclude"])
+    assert plain.status == 0, plain.err
+    assert (tmp_path / "p.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
+
+
 @pytest.mark.parametrize("fallback", ["int16", "fp16"])
 def test_what_layers_are_kept_in(
     fallback: str, edgekit: Command, awful: Path, tmp_path: Path

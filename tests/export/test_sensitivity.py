@@ -13,7 +13,7 @@ from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.export.keep_float import keep_float
 from edgekit.export.quantize import quantize
-from edgekit.export.sensitivity import EQUAL_DB, layers, names_pattern, sensitivities
+from edgekit.export.sensitivity import EQUAL_DB, as_group, layers, names_pattern, sensitivities
 from edgekit.runtime.session import open_session, run_batch
 
 TextGraph = Callable[..., ir.Model]
@@ -99,6 +99,23 @@ def test_names_match_themselves_alone() -> None:
     pattern = re.compile(names_pattern(names))
     assert all(pattern.search(name) for name in names)
     assert not any(pattern.search(name) for name in ("axb", "a.bc", "xa.b", "c/dd", "e"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("fc|head", "fc head"),
+        ("(?i)FC", "fc Fc"),
+        ("(?i)(?s)f.$", "fc Fc"),
+        ("(?ix) F C  # the last", "fc Fc"),
+        ("(?x) (?i) F C", "fc Fc"),
+        ("(?i:F)c", "fc Fc"),
+    ],
+)
+def test_a_group_keeps_its_flags_to_itself(pattern: str, found: str) -> None:
+    names = ["fc", "Fc", "head", "stem", "Stem"]
+    grouped = re.compile(f"{as_group(pattern)}|^(?:stem)$")
+    assert [name for name in names if grouped.search(name)] == [*found.split(), "stem"]
 
 
 def converter(model: ir.Model, samples: np.ndarray) -> Callable[[Collection[str]], ir.Model]:
