@@ -117,7 +117,8 @@ def pack(
 
     Raises:
         InputError: the codebook's width is out of range.
-        ModelFileError: the model is packed already, its opset is too old, or it does not run.
+        ModelFileError: the model is packed already, its opset is too old, it does not run, or it
+            has no weights that a codebook rounds.
         PassError: onnxruntime does not make the same of the packed model.
     """
     check_unpacked(model)

@@ -44,7 +44,8 @@ class Packing:
             inputs: What to compare outputs on; random numbers where None.
 
         Raises:
-            ModelFileError: the model cannot be run, or its opset is too old.
+            ModelFileError: the model cannot be run, its opset is too old, or it has no weights that
+                a codebook rounds.
             PassError: onnxruntime does not make the same of the packed model.
         """
         result = pack(model, form=self.form, codebook=self.codebook, inputs=inputs)

@@ -6,7 +6,8 @@ that are nearest to them until they rest. The histogram holds every distinct val
 tensor, so that its codebook is optimal.
 
 Zeros stay zero and take no part. A weight that counts for more, because its channel has a larger
-scale, weighs more.
+scale, weighs more; but behind ConvInteger and MatMulInteger, whose sums are scaled only later, all
+weigh the same.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.export.graph import graph_nodes
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import stored
-from edgekit.runtime.errors import InputError
+from edgekit.runtime.errors import InputError, ModelFileError
 
 MIN_BITS, MAX_BITS = 2, 6
 
-_WEIGHT_INPUTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1)}
+_WEIGHT_INPUTS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "ConvInteger": (1,),
+    "MatMulInteger": (1,),
+}
 _HISTOGRAM = 512
 _ROUNDS = 100
 _TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8)
@@ -49,9 +58,17 @@ def share_values(model: ir.Model, bits: int) -> int:
 
     Returns:
         Number of tensors changed.
+
+    Raises:
+        ModelFileError: there are no weights to round.
     """
+    weights = _weights(model)
+    if not weights:
+        raise ModelFileError(
+            "no layer has stored weights that a codebook can round: leave out --codebook"
+        )
     changed = 0
-    for value, scale in _weights(model).items():
+    for value, scale in weights.items():
         assert value.const_value is not None
         array = value.const_value.numpy()
         rounded = _shared(array, scale, bits)
@@ -64,12 +81,9 @@ def share_values(model: ir.Model, bits: int) -> int:
 def _weights(model: ir.Model) -> dict[ir.Value, NDArray[Any] | None]:
     """Stored weights of more than one axis, with the scales that they are multiplied with."""
     found: dict[ir.Value, NDArray[Any] | None] = {}
-    for node in model.graph:
+    for node in graph_nodes(model.graph):
         for index in _WEIGHT_INPUTS.get(node.op_type, ()) if not node.domain else ():
-            value, scale = node.inputs[index], None
-            dequantize = value.producer() if value is not None else None
-            if is_op(dequantize, "DequantizeLinear") and dequantize is not None:
-                value, scale = dequantize.inputs[0], _scale(dequantize)
+            value, scale = _source(node.inputs[index])
             tensor = stored(value)
             if (
                 value is not None
@@ -80,6 +94,16 @@ def _weights(model: ir.Model) -> dict[ir.Value, NDArray[Any] | None]:
             ):
                 found.setdefault(value, scale)
     return found
+
+
+def _source(operand: ir.Value | None) -> tuple[ir.Value | None, NDArray[Any] | None]:
+    """What an operand is converted from, and the scales that it is multiplied with on the way."""
+    producer = operand.producer() if operand is not None else None
+    if producer is not None and is_op(producer, "DequantizeLinear"):
+        return producer.inputs[0], _scale(producer)
+    if producer is not None and is_op(producer, "Cast"):
+        return producer.inputs[0], None
+    return operand, None
 
 
 def _scale(dequantize: ir.Node) -> NDArray[Any] | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -7,7 +8,30 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from edgekit.export.graph import graphs
+from edgekit.export.pack import pack
 from edgekit.export.packing.codebook import fit_codebook, share_values
+from edgekit.export.quantize import quantize
+from edgekit.runtime.errors import ModelFileError
+
+TextGraph = Callable[..., ir.Model]
+NETWORK = """g (float[N, 4, 10, 10] x) => (float[N, 32] y) {
+    a = Conv(x, w)
+    p = GlobalAveragePool(a)
+    f = Flatten(p)
+    y = MatMul(f, v)
+}"""
+# One body reads a weight from outside, the other has its own.
+BODIES = """g (float[N, 64] x) => (float[N, 64] y) {
+    s = ReduceSum<keepdims = 0>(x)
+    positive = Greater(s, zero)
+    y = If(positive) <
+        then_branch = t () => (float[N, 64] t1) { t1 = MatMul(x, w) },
+        else_branch = e () => (float[N, 64] e1)
+            <float[64, 64] own = {OWN}> { e1 = MatMul(x, own) }
+    >
+}"""
+WITHOUT_WEIGHTS = "g (float[N, 4] x) => (float[N, 4] y) { y = Add(x, b) }"
 
 
 def distance(
@@ -82,6 +106,42 @@ def test_a_channel_of_a_larger_scale_weighs_more() -> None:
 def test_few_values_are_left_as_they_are() -> None:
     array = np.random.default_rng(0).choice(np.array([-1, 0, 1], np.float32), (64, 64))
     assert shared(array, 2).tobytes() == array.tobytes()
+
+
+def normal(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def distinct(model: ir.Model) -> list[int]:
+    """How many values each stored tensor of more than one axis has, subgraphs included."""
+    values = [value for graph in graphs(model) for value in graph.initializers.values()]
+    arrays = [v.const_value.numpy() for v in values if v.const_value is not None]
+    return [len(np.unique(array)) for array in arrays if array.ndim > 1]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-storage", "dynamic-int8"])
+def test_weights_of_each_precision_are_rounded(precision: str, text_graph: TextGraph) -> None:
+    network = text_graph(NETWORK, w=normal(32, 4, 3, 3), v=normal(32, 32))
+    model = quantize(network, precision).model
+    assert min(distinct(model)) > 16
+    share_values(model, 4)
+    assert max(distinct(model)) <= 17  # zeros beside
+    plain, packed = (pack(quantize(network, precision).model, codebook=bits) for bits in (None, 4))
+    assert packed.report.bytes_after < plain.report.bytes_after
+    assert packed.report.max_error
+
+
+def test_weights_that_bodies_read_are_rounded(text_graph: TextGraph) -> None:
+    own = ", ".join(map(str, normal(64 * 64)))
+    model = text_graph(BODIES.replace("OWN", own), w=normal(64, 64), zero=np.float32(0))
+    assert share_values(model, 3) == 2
+    assert distinct(model) == [8, 8]
+
+
+def test_a_model_without_weights_to_round_is_refused(text_graph: TextGraph) -> None:
+    model = text_graph(WITHOUT_WEIGHTS, b=normal(4))
+    with pytest.raises(ModelFileError, match="leave out --codebook"):
+        pack(model, codebook=4)
 
 
 def shared(
