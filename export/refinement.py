@@ -303,6 +303,31 @@ def refine(
     return Refinement(tuple(trials), changes)
 
 
+def not_tried(model: ir.Model, options: Refinements, trials: Sequence[Trial]) -> tuple[str, ...]:
+    """What was asked for and could not be tried, and why, one sentence each.
+
+    Args:
+        model: The float32 model that was to be refined.
+        options: What was to be tried; what is "auto" may be left out without a word.
+        trials: What was tried.
+    """
+    asked = {
+        "equalize": ("--equalize on", options.equalize == "on"),
+        "correct biases": ("--bias-correction on", options.bias_correction == "on"),
+        "round adaptively": ("--rounding adaptive", options.rounding == "adaptive"),
+    }
+    tried = {trial.step for trial in trials}
+    left = [flag for step, (flag, given) in asked.items() if given and step not in tried]
+    return tuple(f"{flag} was not tried: {_why_not(model)}" for flag in left)
+
+
+def _why_not(model: ir.Model) -> str:
+    """Why a step was not tried; where all nodes can be walked, that is equalization alone."""
+    if not _can_be_walked(model):
+        return "the model has subgraphs"
+    return "weights lie on a grid" if weight_grids(model) else "no channel can be scaled"
+
+
 def _with_biases(quantized: ir.Model) -> ir.Model:
     """A copy in which every layer has a bias, as the refinements make it."""
     result = from_proto(to_proto(quantized))

@@ -38,6 +38,7 @@ from edgekit.export.refinement import (
     Refinement,
     Trial,
     Written,
+    not_tried,
     refine,
     try_equalization,
 )
@@ -109,7 +110,8 @@ def to_static(
     settings |= options.refinements.settings
     if trials := (*tried, *chosen.trials, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
-    return Static(quantized, model, settings, _notes(written.apart))
+    notes = (*not_tried(job.model, options.refinements, trials), *_notes(written.apart))
+    return Static(quantized, model, settings, notes)
 
 
 @dataclass(frozen=True)
