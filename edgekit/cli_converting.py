@@ -11,6 +11,8 @@ from edgekit import options
 from edgekit.options import Format
 from edgekit.runtime.errors import naming
 
+_THRESHOLDS = "turn-batch-norm-into-threshold"
+
 
 def export(
     checkpoint: Annotated[
@@ -103,11 +105,19 @@ def optimize(
     from edgekit.tables_converting import print_optimize
 
     options.refuse_idle(options.where_data_is(data_dir, download), needed="--data", given=data)
+    compared = True if verify else (pack or codebook)
+    options.refuse_idle({"data": data}, needed="--verify or --pack", given=compared)
+    names = None if passes is None else [name.strip() for name in passes.split(",")]
+    options.refuse_idle(
+        {"batch-norm": batch_norm},
+        needed=f"{_THRESHOLDS} among --passes",
+        given=True if names is None or _THRESHOLDS in names else None,
+    )
     with naming(model):
         result = optimize_file(
             model,
             output,
-            passes=None if passes is None else [name.strip() for name in passes.split(",")],
+            passes=names,
             batch_norm=(batch_norm or options.BatchNorm.AUTO).value,
             data=None if data is None else DataSource(data, data_dir, download),
             verify=verify,

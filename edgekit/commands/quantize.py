@@ -188,6 +188,7 @@ def quantize_file(
     int8_only = {"--kernels": kernels, "--batch-norm": batch_norm, "--uint8-input": uint8_input}
     _check_meant(precision, "int8", int8_only)
     _check_meant(precision, "fp16", {"--keep-io": keep_io, "--half-io": keep_io is False})
+    _check_batch_norm(kernels, batch_norm)
     refinements = _refinements(refinements, precision)
     check_files(
         path,
@@ -297,6 +298,18 @@ def _check_meant(precision: str, meant: str, flags: Mapping[str, object]) -> Non
     given = [flag for flag, value in flags.items() if value]
     if given and precision in PRECISIONS and precision != meant:
         raise InputError(f"{given[0]} is for {meant}: leave it out with {precision}")
+
+
+def _check_batch_norm(kernels: Kernels | None, batch_norm: BatchNorm | None) -> None:
+    """Refuse thresholds where none are made.
+
+    Raises:
+        InputError: they are asked for together with OpenVINO's kernels.
+    """
+    if kernels == "openvino" and batch_norm == "threshold":
+        raise InputError(
+            f"--batch-norm {batch_norm}: --kernels {kernels} has no thresholds; leave it out"
+        )
 
 
 def _layers(

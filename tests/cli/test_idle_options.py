@@ -47,6 +47,16 @@ def in_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ("--batch-norm", "auto"),
             "--optimize",
         ),
+        (
+            ("optimize", "model.onnx", "-o", "o.onnx", "--no-verify"),
+            ("--data", "digits"),
+            "--verify or --pack",
+        ),
+        (
+            ("optimize", "model.onnx", "-o", "o.onnx", "--passes", "fold-batch-norm"),
+            ("--batch-norm", "threshold"),
+            "turn-batch-norm-into-threshold among --passes",
+        ),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, tuple) else part,
 )
@@ -57,6 +67,24 @@ def test_what_needs_another_option(
     assert f"{idle[0]} has no effect without {needed}; give both or none" in outcome.err
     assert not Path("o.onnx").exists()
     assert model.is_file()
+
+
+def test_thresholds_are_for_kernels_that_take_them(refuses: Command, model: Path) -> None:
+    idle = ("--kernels", "openvino", "--batch-norm", "threshold")
+    outcome = refuses("quantize", model, "-o", "o.onnx", "--calib", "digits", *idle)
+    assert "--batch-norm threshold: --kernels openvino has no thresholds" in outcome.err
+    assert not Path("o.onnx").exists()
+
+
+def test_the_same_where_it_has_an_effect(edgekit: Command, model: Path) -> None:
+    optimize = ("optimize", model, "-o", "o.onnx", "--force")
+    for options in (
+        ("--no-verify", "--data", "digits", "--pack"),
+        ("--no-verify", "--data", "digits", "--codebook", 4),
+        ("--passes", "turn-batch-norm-into-threshold", "--batch-norm", "threshold"),
+    ):
+        outcome = edgekit(*optimize, *options)
+        assert outcome.status == 0, outcome.err
 
 
 def test_where_the_environment_keeps_data_is_no_option(
