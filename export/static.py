@@ -33,6 +33,7 @@ from edgekit.export.openvino_form import (
     signed_tensors,
     unweighted_concats,
 )
+from edgekit.export.own_constants import give_own_constants
 from edgekit.export.refinement import (
     Equalization,
     Refinement,
@@ -213,6 +214,7 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     if options.used_kernels == "fast":
         fit_kernels(model, options.exclude)
         widen_channels(model, options.exclude)
+    give_own_constants(model, options.exclude)
     ranges = ranges | pixel_ranges(model)
     for_openvino = options.kernels == "openvino"
     codes = (_for_openvino if for_openvino else _for_onnxruntime)(model, ranges, options)
