@@ -2,8 +2,9 @@
 
 onnxruntime's quantizer makes codes of a constant once, for the first that reads it. A weight has
 one scale for each output channel, so that layers share its codes only if these lie along the same
-axis: the kernels take the scales for those of their own outputs, whatever axis the file names. What
-is no such layer reads floats.
+axis: the kernels take the scales for those of their own outputs, whatever axis the file names. A
+bias has the scale of one layer's input times that of its weight. And what is no such layer reads
+floats.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import names, store
 from edgekit.export.to_qdq import WEIGHTED_OPS
 
+_BIAS = 2
+
 
 def give_own_constants(model: ir.Model, exclude: Collection[str] = ()) -> None:
-    """Copy shared weights of a float32 model in place; exact.
+    """Copy shared weights and biases of a float32 model in place; exact.
 
     Args:
         model: Its constants initializers, its nodes named.
@@ -29,11 +32,12 @@ def give_own_constants(model: ir.Model, exclude: Collection[str] = ()) -> None:
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:
             continue
-        readers: dict[Hashable, list[ir.Usage]] = {}
+        readers: dict[Hashable, list[tuple[ir.Node, int]]] = {}
         if value.is_graph_output():
             readers[None] = []
-        for use in value.uses():
-            readers.setdefault(_codes(model.graph, use, exclude), []).append(use)
+        for node, index in value.uses():
+            codes = _codes(model.graph, node, index, exclude)
+            readers.setdefault(codes, []).append((node, index))
         if len(readers) < 2:
             continue
         # What reads floats keeps the constant, else the first reader.
@@ -45,12 +49,13 @@ def give_own_constants(model: ir.Model, exclude: Collection[str] = ()) -> None:
                     node.replace_input_with(index, copy)
 
 
-def _codes(graph: ir.Graph, use: ir.Usage, exclude: Collection[str]) -> Hashable:
+def _codes(graph: ir.Graph, node: ir.Node, index: int, exclude: Collection[str]) -> Hashable:
     """What readers that can share a constant's codes have in common; None where floats are read."""
-    node, index = use
     if node.graph is not graph or node.name in exclude or not is_op(node, *WEIGHTED_OPS):
         return None
-    if index != 1 and node.op_type != "MatMul":
+    if index == _BIAS:
+        return node
+    if index == 0 and node.op_type != "MatMul":
         return None
     if is_op(node, "ConvTranspose") and node.attributes.get_int("group", 1) > 1:
         return "one scale"

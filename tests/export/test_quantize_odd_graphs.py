@@ -118,6 +118,11 @@ WEIGHT_IN_BODY = """g (float[N, 16] x) => (float[N, 16] y) {
         else_branch = e () => (float[N, 16] e1) { e1 = MatMul(r, w) }
     >
 }"""
+READ_BIAS = """g (float[N, 4, 10, 10] x) => (float[N, 8, 8, 8] y) {
+    a = Conv(x, w, b)
+    c = Reshape(b, shape)
+    y = Add(a, c)
+}"""
 COMPUTED_WEIGHT = """g (float[N, 4, 12, 12] x) => (float[N, 8, 10, 10] y) {
     k = Mul(w, two)
     y = Conv(x, k, b)
@@ -178,6 +183,10 @@ CASES = {
     ),
     "a weight that is transposed too": (TIED_TRANSPOSED, {"w": normal(16, 16) * UNLIKE}),
     "a body reads the weight": (WEIGHT_IN_BODY, {"w": normal(16, 16), "zero": np.float32(9999)}),
+    "a bias that is read too": (
+        READ_BIAS,
+        {"w": CONVS["w"], "b": normal(8), "shape": np.array([8, 1, 1], np.int64)},
+    ),
     "a computed weight": (
         COMPUTED_WEIGHT,
         {"w": CONVS["w"], "two": np.float32(2), "b": normal(8)},
