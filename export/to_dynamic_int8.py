@@ -22,6 +22,7 @@ from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.opset import convert_opset
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import stored
+from edgekit.export.quantizer_names import Aliases
 from edgekit.export.quiet import quiet_quantizer
 from edgekit.runtime.model_file import read_model
 
@@ -49,6 +50,8 @@ def to_dynamic_int8(
 
     # Below, onnxruntime computes the scales by operators that take no heed of zero.
     model = convert_opset(model, max(model.opset_imports[""], _MIN_OPSET))
+    aliases = Aliases.find(model)
+    model = aliases.put(model)
     left = [*exclude, *_computed_weights(model)]
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         path = Path(scratch) / "model.onnx"
@@ -64,6 +67,7 @@ def to_dynamic_int8(
             )
         result = from_proto(read_model(path))
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
+    aliases.take_back(result)
     return result
 
 

@@ -24,6 +24,7 @@ from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.opset import MIN_OPSET, convert_opset
 from edgekit.export.passes.base import is_op
+from edgekit.export.quantizer_names import Aliases
 from edgekit.export.quiet import quiet_quantizer
 from edgekit.export.shared_scales import stored_limits
 from edgekit.export.weight_grid import weight_grids
@@ -125,14 +126,19 @@ def to_qdq(
         TensorsData,
     )
 
+    aliases = Aliases.find(model)
+    model = aliases.put(model)
     bounds = TensorsData(
         CalibrationMethod.MinMax,
         {
             # Of zeros alone onnxruntime would make a scale of 1, and round biases behind it to it.
-            name: TensorData(lowest=np.float32(low), highest=np.float32(high if low < high else 1))
+            aliases.alias(name): TensorData(
+                lowest=np.float32(low), highest=np.float32(high if low < high else 1)
+            )
             for name, (low, high) in ranges.items()
         },
     )
+    signed = [aliases.alias(name) for name in signed]
     overrides = {
         **{name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in signed},
         **_wide_tensors(model, wider, exclude, activations),
@@ -159,6 +165,7 @@ def to_qdq(
     result = from_proto(quantizer.model.model)
     _leave_outputs_float(model, result)
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
+    aliases.take_back(result)
     return result
 
 

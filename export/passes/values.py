@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -163,8 +163,16 @@ def store(
 
 def names(model: ir.Model) -> set[str]:
     """Every name of a value in the model, subgraphs included."""
-    values = (value for graph in graphs(model) for value in _all_values(graph))
-    return {value.name for value in values if value.name is not None}
+    return {value.name for value in all_values(model) if value.name is not None}
+
+
+def all_values(model: ir.Model) -> Iterator[ir.Value]:
+    """Every value in the model, subgraphs included."""
+    for graph in graphs(model):
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs
 
 
 def bias_stem(node: ir.Node) -> str:
@@ -244,10 +252,3 @@ def fresh_name(taken: set[str], stem: str) -> str:
         name = f"{stem}_{number}"
     taken.add(name)
     return name
-
-
-def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs

@@ -12,6 +12,7 @@ import pytest
 
 from edgekit.export.calibration import CalibrationReader
 from edgekit.export.graph import session_source
+from edgekit.export.passes.values import names
 from edgekit.export.quantize import quantize
 from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import run_outputs
@@ -123,6 +124,27 @@ READ_BIAS = """g (float[N, 4, 10, 10] x) => (float[N, 8, 8, 8] y) {
     c = Reshape(b, shape)
     y = Add(a, c)
 }"""
+# Named as onnxruntime's quantizers name what they add.
+NAMED_CONSTANTS = """g (float[N, 4, 10, 10] x) => (float[N, 8, 8, 8] y) {
+    a = Mul(x, x_scale)
+    b = Conv(a, w, w_scale)
+    c = Conv(a, v, v_zero_point)
+    d = Conv(a, u, u_quantized)
+    e = Add(b, c)
+    f = Add(e, d)
+    y = Relu(f)
+}"""
+NAMED_RESULTS = """g (float[N, 4, 10, 10] x) => (float[N, 8, 8, 8] y) {
+    x_QuantizeLinear_Output = Relu(x)
+    x_DequantizeLinear_Output = Conv(x_QuantizeLinear_Output, w)
+    x_scale = Relu(x_DequantizeLinear_Output)
+    x_scale_quantized = Mul(x_scale, x_scale_zero_point)
+    y = Sigmoid(x_scale_quantized)
+}"""
+NAMED_OUTPUT = """g (float[N, 4, 10, 10] x) => (float[N, 8, 8, 8] y, float[N, 8, 8, 8] x_scale) {
+    x_scale = Conv(x, w)
+    y = Relu(x_scale)
+}"""
 COMPUTED_WEIGHT = """g (float[N, 4, 12, 12] x) => (float[N, 8, 10, 10] y) {
     k = Mul(w, two)
     y = Conv(x, k, b)
@@ -139,6 +161,11 @@ GEMMS = {"w": normal(16, 16), "v": normal(16, 5), "b": normal(16), "c": normal(1
 
 # Of columns that reach unlike far, so that scales along another axis would be far off.
 UNLIKE = np.exp2(np.arange(16) % 7 - 3).astype(np.float32)
+NAMED_WEIGHTS = {
+    **{name: normal(8, 4, 3, 3) for name in "wvu"},
+    **{name: normal(8) for name in ("w_scale", "v_zero_point", "u_quantized")},
+    "x_scale": np.float32(3),
+}
 
 
 def limits(low: float, high: float) -> Weights:
@@ -187,6 +214,9 @@ CASES = {
         READ_BIAS,
         {"w": CONVS["w"], "b": normal(8), "shape": np.array([8, 1, 1], np.int64)},
     ),
+    "constants' names": (NAMED_CONSTANTS, NAMED_WEIGHTS),
+    "results' names": (NAMED_RESULTS, {"w": CONVS["w"], "x_scale_zero_point": np.float32(2)}),
+    "an output's name": (NAMED_OUTPUT, {"w": CONVS["w"]}),
     "a computed weight": (
         COMPUTED_WEIGHT,
         {"w": CONVS["w"], "two": np.float32(2), "b": normal(8)},
@@ -233,6 +263,24 @@ def test_fused_operators_read_the_right_weights(text_graph: TextGraph, case: str
 @pytest.mark.parametrize("case", ["zeros alone", "zeros alone in a sum"])
 def test_zeros_alone_are_clipped_in_signed_codes_too(text_graph: TextGraph, case: str) -> None:
     assert snr_db(text_graph, case, "int8", activations="QInt8") > 30
+
+
+@pytest.mark.parametrize("case", ["constants' names", "results' names", "an output's name"])
+def test_dynamic_quantization_keeps_its_names_apart(text_graph: TextGraph, case: str) -> None:
+    assert snr_db(text_graph, case, "dynamic-int8") > 30
+
+
+@pytest.mark.parametrize("precision", ["int8", "dynamic-int8"])
+@pytest.mark.parametrize("case", ["results' names", "an output's name"])
+def test_names_that_were_apart_come_back(text_graph: TextGraph, case: str, precision: str) -> None:
+    text, weights = CASES[case]
+    batch = {"x": normal(32, 4, 10, 10)}
+    reader = CalibrationReader.from_feeds([batch])
+    found = quantize(text_graph(text, **weights), precision, reader=reader).model
+    known = names(found)
+    assert known >= {"x", "y", "x_scale"}
+    assert not [name for name in known if name.startswith("renamed")]
+    assert found.graph.outputs[-1].name == ("x_scale" if "output" in case else "y")
 
 
 @pytest.mark.parametrize("case", ["a computed weight", "factors"])
