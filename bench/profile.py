@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.graph import nodes
-from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.errors import ModelFileError, reason_of
 from edgekit.runtime.session import input_name, open_session
 
 # Kind of work beside the model's own -> operators that do it.
@@ -135,8 +135,13 @@ def profile_model(
         prefix = Path(folder) / "profile"
         session = open_session(path, threads=threads, profile_prefix=prefix, validate=False)
         feed = {input_name(session): batch}
-        for _ in range(warmup + runs):
-            session.run(None, feed)
+        try:
+            for _ in range(warmup + runs):
+                session.run(None, feed)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelFileError(
+                f"{path}: cannot run a batch of {len(batch)}: {reason_of(error)}"
+            ) from error
         text = Path(session.end_profiling()).read_text("utf-8")
     try:
         return sum_profile(json.loads(text), in_file={str(n.name) for n in nodes(model)}, runs=runs)

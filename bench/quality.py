@@ -14,7 +14,7 @@ from edgekit.bench.settings import BenchSettings
 from edgekit.bench.signal_to_noise import SignalToNoise
 from edgekit.runtime.accuracy import Accuracy, evaluate_with
 from edgekit.runtime.data.source import Split
-from edgekit.runtime.errors import DataError
+from edgekit.runtime.errors import DataError, ModelFileError
 from edgekit.runtime.progress import Progress, StageProgress
 
 
@@ -41,6 +41,7 @@ def measure_quality(
 
     Raises:
         DataError: the images do not fit a model, or it answers with numbers that are not finite.
+        ModelFileError: a model cannot be run.
     """
     if split is None:
         return [Quality(None, candidate.details) for candidate in candidates]
@@ -88,8 +89,8 @@ def _accuracy(candidate: Candidate, split: Split, progress: Progress) -> tuple[A
             batch_size=batch_size,
             progress=progress,
         )
-    except DataError as error:
-        raise DataError(f"{candidate.path}: {error}") from error
+    except (DataError, ModelFileError) as error:
+        raise type(error)(f"{candidate.path}: {error}") from error
     return accuracy, time.perf_counter() - started
 
 

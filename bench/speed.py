@@ -17,7 +17,7 @@ from edgekit.bench.settings import BenchSettings
 from edgekit.bench.shapes import Shape
 from edgekit.bench.sweep import Timing, sweep_models, time_models
 from edgekit.runtime.data.source import Split
-from edgekit.runtime.errors import ModelFileError
+from edgekit.runtime.errors import ModelFileError, naming
 from edgekit.runtime.progress import StageProgress, stage_of
 from edgekit.runtime.session import open_session, run_batch
 
@@ -152,6 +152,8 @@ def _difference(candidate: Candidate, split: Split | None, settings: BenchSettin
     fixed = candidate.loaded.input.shape[0]
     size = fixed if isinstance(fixed, int) else COMPARED_SAMPLES
     samples = candidate.batch(split, settings, size)
-    expected = run_batch(open_session(candidate.path, validate=False), samples)
+    with naming(candidate.path):
+        expected = run_batch(open_session(candidate.path, validate=False), samples)
+        found = candidate.loaded.classify(samples)
     largest = float(np.abs(expected).max()) or 1.0
-    return float(np.abs(candidate.loaded.classify(samples) - expected).max()) / largest
+    return float(np.abs(found - expected).max()) / largest

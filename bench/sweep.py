@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgekit.bench.candidate import Candidate
 from edgekit.bench.engines import LoadedModel, find_engine
-from edgekit.bench.latency import Latency, Ratio, Warmup, measure, ratio, summarize
+from edgekit.bench.latency import Latency, Ratio, Run, Warmup, measure, ratio, summarize
 from edgekit.bench.settings import BenchSettings
 from edgekit.runtime.data.source import Split
+from edgekit.runtime.errors import ModelFileError, reason_of
 from edgekit.runtime.progress import Progress
 
 
@@ -65,6 +69,7 @@ def time_models(
 
     Raises:
         InputError, DataError: a model does not take such a batch.
+        ModelFileError: a model cannot run it.
     """
     loaded = [candidate.loaded for candidate in candidates]
     pair = (settings.threads, settings.batch_size)
@@ -90,6 +95,7 @@ def sweep_models(
 
     Raises:
         InputError, DataError: a model does not take such a batch.
+        ModelFileError: a model cannot run it.
     """
     pairs = settings.sweep
     rows: list[Sequence[Timing]] = []
@@ -124,7 +130,7 @@ def _time(
 ) -> list[Timing]:
     threads, batch_size = pair
     runs = [
-        model.bind(candidate.batch(split, settings, batch_size))
+        _proven(model, candidate, candidate.batch(split, settings, batch_size))
         for model, candidate in zip(loaded, candidates, strict=True)
     ]
     series = measure(
@@ -140,3 +146,16 @@ def _time(
         )
         for one in series
     ]
+
+
+def _proven(model: LoadedModel, candidate: Candidate, batch: NDArray[np.generic]) -> Run:
+    """A function that runs a batch, after it did so once: a file may be made for another size."""
+    try:
+        run = model.bind(batch)
+        run()
+    except Exception as error:  # the engines' exceptions share no base class
+        reason = reason_of(error)
+        raise ModelFileError(
+            f"{candidate.path}: cannot run a batch of {len(batch)}: {reason}"
+        ) from error
+    return run

@@ -104,6 +104,11 @@ class TerminatedError(EdgekitError):
     exit_status: ClassVar[int] = 143  # as shells say it: 128 and the number of SIGTERM
 
 
+def reason_of(error: Exception) -> str:
+    """What another library's error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name a model's file in errors of steps that know the model in memory alone.

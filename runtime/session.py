@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgekit.runtime.errors import DataError, ModelFileError
+from edgekit.runtime.errors import DataError, ModelFileError, reason_of
 
 if TYPE_CHECKING:
     import onnx  # running a file that was validated does without it, and its memory
@@ -98,7 +98,7 @@ def open_session(
             providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ModelFileError(f"{name}: onnxruntime cannot run it: {_reason(error)}") from error
+        raise ModelFileError(f"{name}: onnxruntime cannot run it: {reason_of(error)}") from error
 
 
 def model_input(session: ort.InferenceSession) -> ort.NodeArg:
@@ -204,7 +204,7 @@ def _logits(
     try:
         output = run(samples)
     except Exception as error:  # the engines' exceptions share no base class
-        raise ModelFileError(f"the model cannot be run: {_reason(error)}") from error
+        raise ModelFileError(f"the model cannot be run: {reason_of(error)}") from error
     if not isinstance(output, np.ndarray) or output.shape[:1] != (len(samples),):
         raise ModelFileError("the model's first output is not one row a sample; not a classifier")
     return output.reshape(len(samples), -1).astype(np.float32, copy=False)
@@ -231,7 +231,3 @@ def check_samples(spec: InputSpec, shape: tuple[int, ...]) -> None:
             f"the model's input {spec.name!r} takes {list(wanted)}, the data gives "
             f"{['N', *shape[1:]]}: use data of that size"
         )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

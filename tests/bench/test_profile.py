@@ -14,6 +14,7 @@ import pytest
 
 from edgekit.bench.profile import Profile, node_shares, profile_model, sum_profile
 from edgekit.export.graph import load_graph
+from edgekit.runtime.errors import ModelFileError
 
 Event = dict[str, Any]
 
@@ -128,3 +129,18 @@ def test_fused_nodes_give_their_time_to_the_node_of_their_operator() -> None:
     ]
     shares = node_shares(sum_profile(events, {"conv", "relu"}, runs=1), model)
     assert shares == pytest.approx({"conv": 0.8})
+
+
+def test_a_batch_that_the_model_cannot_run_is_named(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        hard (float[batch, 4] x) => (float[1, 4] y)
+        <int64[2] shape = {1, 4}>
+        {
+            y = Reshape(x, shape)
+        }
+    """)
+    path = tmp_path / "hard.onnx"
+    onnx.save(proto, path)
+    with pytest.raises(ModelFileError, match=r"hard\.onnx: cannot run a batch of 3: "):
+        profile_model(path, load_graph(path), np.zeros((3, 4), np.float32), warmup=0, runs=1)

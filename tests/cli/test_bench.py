@@ -125,6 +125,35 @@ def test_accuracy_on_images_that_calibrated_a_model_is_doubtful(
     assert "calibrated" not in edgekit(*files).err
 
 
+@pytest.fixture
+def one_image_only(model: Path) -> Path:
+    """The network with its batch size written into a Reshape, where its input leaves it open."""
+    path = model.with_name("hard.onnx")
+    proto = onnx.load(model)
+    (flatten,) = (node for node in proto.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("shape")
+    proto.graph.initializer.append(onnx.helper.make_tensor("shape", 7, [2], [1, 64]))
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("more", [(), ("--profile",)])
+def test_a_batch_that_a_model_cannot_run_is_named(
+    edgekit: Command, refuses: Command, one_image_only: Path, more: tuple[str, ...]
+) -> None:
+    assert edgekit("bench", one_image_only, *QUICK, *more).status == 0
+    told = refuses("bench", one_image_only, *QUICK, *more, "--batch-sizes", "1,8")
+    assert f"{one_image_only}: cannot run a batch of 8: " in told.err
+
+
+def test_a_model_that_cannot_classify_the_images_is_named(
+    refuses: Command, model: Path, one_image_only: Path
+) -> None:
+    told = refuses("bench", model, one_image_only, *QUICK, "--data", "digits")
+    assert f"edgekit: {one_image_only}: the model cannot be run: " in told.err
+
+
 def test_bad_input_is_one_line(
     refuses: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
