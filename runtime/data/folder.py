@@ -6,9 +6,15 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from edgekit.runtime.data.source import UNDECODABLE, FolderImages, Split, decode_image
+from edgekit.runtime.data.source import (
+    UNDECODABLE,
+    FolderImages,
+    Split,
+    decode_image,
+    orientation,
+)
 from edgekit.runtime.errors import DataError
 
 EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -92,7 +98,7 @@ def _shape_of(path: Path) -> tuple[int, int, int]:
         with Image.open(path) as image:
             gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
             shape = image.height, image.width, 1 if gray else 3
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
+            turned = orientation(image) >= _FIRST_TURNED
     except UNDECODABLE as error:
         raise DataError(f"{path}: does not decode as an image; replace or remove it") from error
     if turned:

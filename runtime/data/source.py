@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +14,29 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from edgekit.runtime.errors import DataError
 
 # What Pillow raises on files that are damaged or made to do harm.
-UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+UNDECODABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+# EXIF's orientation -> what turns the image upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Images(Protocol):
@@ -102,7 +120,7 @@ def decode_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as file:
             _check_gray(path, file)
-            upright = _eight_bits(ImageOps.exif_transpose(file))
+            upright = _eight_bits(_upright(file))
             image = upright.convert("L" if channels == 1 else "RGB")
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
@@ -111,6 +129,19 @@ def decode_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         raise DataError(f"{path}: no such image; check the path") from error
     except UNDECODABLE as error:
         raise DataError(f"{path}: does not decode as an image; replace or remove it") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's orientation of an image, 1 to 8; 1, which is upright, where it tells none."""
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """An image turned as it is to be seen; Pillow's own function would write the EXIF again."""
+    file.load()  # which turns a TIFF
+    turn = _TURNS.get(orientation(file))
+    return file if turn is None else file.transpose(turn)
 
 
 def _check_gray(path: Path, file: Image.Image) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from edgekit.runtime.data.load import load_split
 from edgekit.runtime.data.source import decode_image
@@ -120,3 +120,45 @@ def test_an_image_that_claims_to_be_enormous_is_refused(tmp_path: Path) -> None:
     bomb.write_bytes(b"P6 30000 30000 255\n")
     with pytest.raises(DataError, match="does not decode"):
         load_split(str(tmp_path), "train")
+
+
+def lopsided_image() -> Image.Image:
+    """A gray image of 16x8 that looks another way in each of the eight orientations."""
+    rows, columns = np.mgrid[:8, :16]
+    return Image.fromarray((rows * 8 + columns * 4).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tif", "webp"])
+@pytest.mark.parametrize("code", range(10))
+def test_every_orientation_is_turned_upright(tmp_path: Path, kind: str, code: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = code
+    path = tmp_path / f"photo.{kind}"
+    lopsided_image().save(path, exif=exif)
+    with Image.open(path) as file:
+        seen = ImageOps.exif_transpose(file).convert("L")
+    decoded = decode_image(path, (seen.height, seen.width, 1))
+    np.testing.assert_array_equal(decoded[..., 0], np.asarray(seen))
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_turned_photograph_with_a_tag_of_another_type_is_read(
+    tmp_path: Path, in_folder: bool
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "hi"  # a description, in text
+    (tmp_path / "cat").mkdir()
+    path = tmp_path / "cat" / "photo.jpg"
+    lopsided_image().save(path, exif=exif)
+    upright = decode_image(path, (16, 8, 1))
+    content = path.read_bytes()
+    ill_typed = content.replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02")  # a width, in text
+    assert ill_typed != content
+    path.write_bytes(ill_typed)
+    read = (
+        load_split(str(tmp_path), "test").images.read(np.zeros(1, np.int64))[0]
+        if in_folder
+        else decode_image(path, (16, 8, 1))
+    )
+    np.testing.assert_array_equal(read, upright)
