@@ -7,6 +7,7 @@ import onnx_ir as ir
 from edgekit.bench.mac_rules import MAC_RULES
 from edgekit.bench.shapes import operator
 from edgekit.bench.weights import input_at, operand_type, storage_type
+from edgekit.export.graph import nodes
 from edgekit.runtime.preprocessing import PREFIX
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -74,3 +75,8 @@ def _node_precision(node: ir.Node) -> str:
 def _is_dynamic(value: ir.Value | None) -> bool:
     producer = value.producer() if value is not None else None
     return producer is not None and producer.op_type == "DynamicQuantizeLinear"
+
+
+def ranges_depend_on_batch(model: ir.Model) -> bool:
+    """Whether a model takes a range from the whole batch, where a device gives it one image."""
+    return any(node.op_type.startswith("Dynamic") for node in nodes(model))

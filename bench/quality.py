@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from edgekit.bench.candidate import Candidate
 from edgekit.bench.confusion import confusion
 from edgekit.bench.details import Details, noise_of_files
+from edgekit.bench.precision import ranges_depend_on_batch
 from edgekit.bench.results import AccuracyFigures
 from edgekit.bench.settings import BenchSettings
 from edgekit.bench.signal_to_noise import SignalToNoise
@@ -78,8 +79,7 @@ def _accuracy(candidate: Candidate, split: Split, progress: Progress) -> tuple[A
     """A model's answers, and the seconds that they took."""
     if candidate.preprocessing is None:
         raise AssertionError("checked when the model was loaded")
-    # Such a model takes its ranges from the whole batch; a device gives it one image at a time.
-    batch_size = 1 if candidate.figures.precision == "dynamic-int8" else None
+    batch_size = 1 if ranges_depend_on_batch(candidate.model) else None
     started = time.perf_counter()
     try:
         accuracy = evaluate_with(

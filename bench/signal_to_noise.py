@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgekit.bench.precision import ranges_depend_on_batch
 from edgekit.bench.tensor_pairs import Match, TensorPair, Unmatched, tensor_pairs
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.runtime.errors import DataError, ModelFileError
@@ -123,8 +124,7 @@ def signal_to_noise(reference: ir.Model, model: ir.Model, batches: Iterable[Batc
         _Tapped(reference, [pair.reference.value for pair in known.pairs]),
         _Tapped(model, [pair.model.value for pair in known.pairs]),
     )
-    # A dynamic model takes its ranges from the whole batch; a device gives it one image.
-    dynamic = any(node.op_type.startswith("Dynamic") for node in model.graph)
+    dynamic = ranges_depend_on_batch(reference) or ranges_depend_on_batch(model)
     size = taps[0].fixed_batch or taps[1].fixed_batch or (1 if dynamic else BATCH_SIZE)
     sums = [_Sums() for _ in known.pairs]
     for batch in batches:

@@ -15,6 +15,7 @@ from edgekit import console
 from edgekit.bench.details import noise_of_files
 from edgekit.bench.figures import file_sha256
 from edgekit.bench.flips import Flip, flips
+from edgekit.bench.precision import ranges_depend_on_batch
 from edgekit.bench.provenance import provenance
 from edgekit.bench.signal_to_noise import SignalToNoise
 from edgekit.commands.images import DataSource, Normalization
@@ -172,14 +173,13 @@ def _size(preprocessing: Preprocessing) -> str:
 
 def _answers(path: Path, model: ir.Model, preprocessing: Preprocessing, split: Split) -> Accuracy:
     """A model's answers as a device gets them: optimized, and one at a time where that matters."""
-    dynamic = any(node.op_type.startswith("Dynamic") for node in model.graph)
     try:
         with console.progress(f"accuracy, {path.name}") as advance:
             return evaluate(
                 open_session(path, validate=False),
                 preprocessing,
                 split,
-                batch_size=1 if dynamic else None,
+                batch_size=1 if ranges_depend_on_batch(model) else None,
                 progress=advance,
             )
     except (DataError, ModelFileError) as error:

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from edgekit.bench.compare import bench_models
 from edgekit.bench.confusion import confusion
+from edgekit.bench.engine_onnxruntime import OnnxruntimeModel
+from edgekit.bench.precision import ranges_depend_on_batch
 from edgekit.bench.provenance import provenance
 from edgekit.bench.settings import BenchSettings
 from edgekit.bench.signal_to_noise import signal_to_noise
@@ -163,3 +166,69 @@ def test_noise_needs_images(classifier_file: Callable[..., Path]) -> None:
     settings = replace(BenchSettings(warmup=0, iterations=1), noise_images=4)
     with pytest.raises(InputError, match="--signal-to-noise needs images"):
         bench_models([classifier_file()], None, settings)
+
+
+@pytest.fixture
+def dynamic_file(classifier_file: Callable[..., Path]) -> Path:
+    """The classifier in float32 behind a DynamicQuantizeLinear."""
+    path = classifier_file("dynamic.onnx")
+    proto = onnx.load(path)
+    (conv,) = (node for node in proto.graph.node if node.op_type == "Conv")
+    conv.input[0] = "read"
+    made = [
+        onnx.helper.make_node("DynamicQuantizeLinear", ["image"], ["codes", "step", "zero"]),
+        onnx.helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["read"]),
+    ]
+    rest = [*proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend([*made, *rest])
+    onnx.save(proto, path)
+    return path
+
+
+def test_accuracy_is_of_one_image_at_a_time_where_a_range_depends_on_the_batch(
+    dynamic_file: Path,
+    classifier_file: Callable[..., Path],
+    images: Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    classify = OnnxruntimeModel.classify
+
+    def counted(self: OnnxruntimeModel, batch: np.ndarray) -> np.ndarray:
+        seen.append(len(batch))
+        return classify(self, batch)
+
+    monkeypatch.setattr(OnnxruntimeModel, "classify", counted)
+    settings = BenchSettings(warmup=0, iterations=1, cold_starts=0)
+    report = bench_models([dynamic_file, classifier_file()], images, settings)
+    assert report.models[0].figures.precision != "dynamic-int8"
+    assert seen == [1] * 64 + [64]
+
+
+def test_noise_is_of_one_image_at_a_time_where_the_reference_s_range_depends_on_the_batch(
+    dynamic_file: Path, classifier_file: Callable[..., Path], samples: np.ndarray
+) -> None:
+    reference, model = load_graph(dynamic_file), load_graph(classifier_file())
+    samples *= np.arange(1, 7, dtype=np.float32)[:, None, None, None]
+    each = np.split(samples, len(samples))
+    alone = signal_to_noise(reference, model, [(one, one) for one in each])
+    assert signal_to_noise(reference, model, [(samples, samples)]) == alone
+
+
+def test_a_range_in_a_subgraph_depends_on_the_batch(graph: Callable[..., ir.Model]) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[batch, 4] x, bool yes) => (float[batch, 4] y)
+    {
+        y = If (yes) <
+            then_branch = a () => (float[batch, 4] one) {
+                codes, step, zero = DynamicQuantizeLinear (x)
+                one = DequantizeLinear (codes, step, zero)
+            },
+            else_branch = b () => (float[batch, 4] two) { two = Identity (x) }
+        >
+    }
+    """
+    assert ranges_depend_on_batch(graph(text))
+    assert not ranges_depend_on_batch(graph(NORMALIZED))
