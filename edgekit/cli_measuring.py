@@ -73,13 +73,17 @@ def bench(
         ),
     ] = None,
     loadgen_seconds: Annotated[
-        float, typer.Option(min=0.01, help="Least duration of a LoadGen scenario.")
+        float,
+        typer.Option(
+            min=0.01, callback=options.finite, help="Least duration of a LoadGen scenario."
+        ),
     ] = 10.0,
     min_accuracy: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
+            callback=options.finite,
             help="Fail (exit status 1) if a model's top-1 is lower.",
             show_default=False,
         ),
@@ -88,6 +92,7 @@ def bench(
         float | None,
         typer.Option(
             min=0,
+            callback=options.finite,
             metavar="POINTS",
             help="Fail if top-1 is lower than the first model's, or the baseline's, by more.",
             show_default=False,
@@ -100,6 +105,7 @@ def bench(
         float | None,
         typer.Option(
             min=0,
+            callback=options.finite,
             help="Fail if median latency is more of the first model's, or the baseline's.",
             show_default=False,
         ),

@@ -109,6 +109,7 @@ def quantize(
         float | None,
         typer.Option(
             min=0,
+            callback=options.finite,
             metavar="POINTS",
             help="Top-1 accuracy may drop by so much. Where it drops by more, the fewest layers "
             "that mend it are kept in --fallback; exit status 1, the best file aside, if none do.",
@@ -128,7 +129,10 @@ def quantize(
     search_seconds: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Time to look for these layers. Default: 300.", show_default=False
+            min=0,
+            callback=options.finite,
+            help="Time to look for these layers. Default: 300.",
+            show_default=False,
         ),
     ] = None,
     fallback: Annotated[
@@ -201,7 +205,12 @@ def quantize(
     ] = Rounding.NEAREST,
     rounding_seconds: Annotated[
         float | None,
-        typer.Option(min=0, help="Time for adaptive rounding. Default: 60.", show_default=False),
+        typer.Option(
+            min=0,
+            callback=options.finite,
+            help="Time for adaptive rounding. Default: 60.",
+            show_default=False,
+        ),
     ] = None,
     force: options.Force = False,
     format_: options.FormatOption = Format.TABLE,

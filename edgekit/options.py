@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from enum import StrEnum
@@ -58,6 +59,17 @@ def parse_numbers(value: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
         raise typer.BadParameter(f"{value!r}: give numbers with commas between them") from None
+
+
+def finite(value: float | None) -> float | None:
+    """Pass a number on; JSON has none for infinity, and no limit compares with NaN.
+
+    Raises:
+        typer.BadParameter: it is not finite.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number; give one")
+    return value
 
 
 def parse_counts(flag: str, value: str) -> tuple[int, ...]:

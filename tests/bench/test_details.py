@@ -49,6 +49,11 @@ def test_confusion_counts_rows_of_true_classes() -> None:
     }
 
 
+@pytest.mark.parametrize("text", ['{"a": NaN}', "[-Infinity]", "[1e999]"])
+def test_provenance_keeps_the_text_of_numbers_that_are_not_finite(text: str) -> None:
+    assert provenance({"edgekit.calibration": text}) == {"calibration": text}
+
+
 def test_provenance_parses_what_edgekit_noted_and_nothing_else() -> None:
     metadata = {
         "edgekit.passes": '["a", "b"]',

@@ -324,3 +324,24 @@ def test_ctrl_c_is_told_in_one_line(
     monkeypatch.setattr("edgekit.commands.inspect.Subject.inspect", interrupt)
     outcome = edgekit("inspect", model)
     assert (outcome.status, outcome.err) == (130, "edgekit: interrupted\n")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "--loadgen-seconds"),
+        ("bench", "--data", "digits", "--max-drop"),
+        ("bench", "--data", "digits", "--min-accuracy"),
+        ("bench", "--max-latency-ratio"),
+        ("quantize", "-o", "o.onnx", "--calib", "digits", "--max-drop"),
+        ("quantize", "-o", "o.onnx", "--calib", "digits", "--max-drop", 1, "--search-seconds"),
+        ("quantize", "-o", "o.onnx", "--rounding", "adaptive", "--rounding-seconds"),
+    ],
+    ids=lambda command: f"{command[0]} {command[-1]}",
+)
+def test_a_number_that_is_not_finite(
+    command: tuple[object, ...], value: str, refuses: Command, model: Path
+) -> None:
+    name, *rest = command
+    assert str(command[-1]) in refuses(name, model, *rest, value).err
