@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,7 +31,10 @@ from numpy.typing import NDArray
 from edgekit.bench.exact_integer import QuantizedConv, weight_rows
 from edgekit.bench.unpacked import unpack
 from edgekit.bench.weights import storage_type, stored_tensor
-from edgekit.export.graph import from_proto, nodes
+from edgekit.export.graph import from_proto, load_graph, nodes
+from edgekit.export.pack import METADATA_KEY
+from edgekit.runtime.errors import naming
+from edgekit.runtime.model_file import read_model
 
 LARGEST_CODE = 255
 _LOWEST, _HIGHEST = -(2**15), 2**15 - 1
@@ -91,14 +95,20 @@ class SaturationAudit:
         return sum(layer.overflowing > 0 for layer in self.layers)
 
 
-def audit_file(proto: onnx.ModelProto) -> SaturationAudit:
-    """Check the layers of a quantized model; a packed one is unpacked, in place.
+def audit_file(path: Path) -> SaturationAudit:
+    """Check the layers of a quantized model's file; a packed one is unpacked in memory.
 
     Raises:
-        ModelFileError: the graph cannot be read.
+        ModelFileError: the file is missing, damaged or not a valid ONNX model.
     """
-    unpack(proto)
-    return audit(from_proto(proto))
+    model = load_graph(path)
+    with naming(path):
+        if METADATA_KEY in model.metadata_props:
+            proto = read_model(path)
+            onnx.load_external_data_for_model(proto, str(path.absolute().parent))
+            unpack(proto)
+            model = from_proto(proto)
+        return audit(model)
 
 
 def audit(model: ir.Model) -> SaturationAudit:

@@ -19,7 +19,6 @@ from edgekit.bench.int8_kernels import Int8Kernels, int8_kernels
 from edgekit.bench.machine import Machine, describe_machine
 from edgekit.bench.saturation import SaturationAudit, audit_file
 from edgekit.runtime.errors import ExactnessError
-from edgekit.runtime.model_file import read_model
 from edgekit.runtime.session import EXACT_INTEGERS
 
 SCHEMA_VERSION = 1
@@ -112,7 +111,7 @@ def diagnose(model: Path | None, *, convolutions: int, seed: int) -> Diagnosis:
     Raises:
         ModelFileError: the model cannot be read.
     """
-    audited = None if model is None else Audited(model, audit_file(read_model(model)))
+    audited = None if model is None else Audited(model, audit_file(model))
     machine = describe_machine()
     with console.progress("convolutions against exact integers") as advance:
         paths = check_convolutions(draw_convolutions(convolutions, seed), advance)

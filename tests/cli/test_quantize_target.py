@@ -12,8 +12,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgekit.bench.saturation import audit_file
+from edgekit.bench.saturation import audit
 from edgekit.commands.target import TargetChoice
+from edgekit.export.graph import from_proto
 from edgekit.export.targets import TARGETS
 
 Command = Callable[..., Any]
@@ -54,7 +55,7 @@ def input_type(model: onnx.ModelProto) -> np.dtype[Any]:
 def test_avx2_gets_weights_that_cannot_overflow(quantized: Command) -> None:
     outcome, model = quantized("--target", "avx2")
     assert largest_weight(model) <= 64
-    found = audit_file(model)
+    found = audit(from_proto(model))
     assert found.checked == 2
     assert found.layers == ()
     assert (settings(model)["target"], settings(model)["weight_bits"]) == ("avx2", 7)
@@ -80,7 +81,7 @@ def test_a_full_range_on_avx2_is_warned_of_in_one_line(quantized: Command) -> No
     outcome, model = quantized("--target", "avx2", "--no-reduce-range")
     assert largest_weight(model) == 127
     (warning,) = [line for line in outcome.err.splitlines() if "overflow" in line]
-    overflowing = audit_file(model).overflowing
+    overflowing = audit(from_proto(model)).overflowing
     assert overflowing >= 1
     assert warning.startswith(f"warning: {overflowing} of 2 layers can overflow on AVX2")
 
@@ -106,7 +107,7 @@ def test_dynamic_quantization_keeps_to_seven_bits_too(
         assert edgekit(*command, "--target", target).status == 0
         written = onnx.load(output)
         assert "kernels" not in settings(written)
-        found = audit_file(written)
+        found = audit(from_proto(written))
         assert found.checked >= 1
         assert bool(found.overflowing) is overflows
 
