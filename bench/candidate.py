@@ -20,7 +20,7 @@ from edgekit.bench.shapes import Shape
 from edgekit.export.calibration import single_input
 from edgekit.export.graph import load_graph, model_preprocessing
 from edgekit.runtime.data.source import Split
-from edgekit.runtime.errors import DataError, InputError, naming
+from edgekit.runtime.errors import DataError, InputError, ModelFileError, naming
 from edgekit.runtime.preprocessing import Preprocessing, preprocessing_of
 
 
@@ -88,6 +88,11 @@ def read_candidate(path: Path, split: Split | None, settings: BenchSettings) -> 
     model = load_graph(path)
     figures, counts = read_figures(path, model, settings.input_shapes, settings.conventions)
     loaded = find_engine(settings.engine).open(path, settings.threads)
+    if not loaded.input.shape:
+        raise ModelFileError(
+            f"{path}: the model's input {loaded.input.name!r} has no axes, or tells none; give "
+            "one that takes images"
+        )
     try:
         for size in dict.fromkeys((settings.batch_size, *settings.sweep_batch_sizes)):
             check_batch_size(loaded.input, size)
