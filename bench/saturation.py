@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from edgekit.bench.exact_integer import QuantizedConv, weight_rows
 from edgekit.bench.unpacked import unpack
-from edgekit.bench.weights import storage_type, stored_tensor
+from edgekit.bench.weights import input_at, storage_type, stored_tensor
 from edgekit.export.graph import from_proto, load_graph, nodes
 from edgekit.export.pack import METADATA_KEY
-from edgekit.runtime.errors import naming
+from edgekit.runtime.errors import ModelFileError, naming
 from edgekit.runtime.model_file import read_model
 
 LARGEST_CODE = 255
@@ -152,17 +152,29 @@ def _layers(model: ir.Model) -> Iterator[tuple[ir.Node, NDArray[np.int64]]]:
         places = _MULTIPLY.get(node.op_type)
         if places is None or not _quantized_activations(node, places[0]):
             continue
-        codes = _codes(node.inputs[places[1]])
-        if codes is None or codes.dtype != np.int8 or _is_depthwise(node, codes):
+        codes = _codes(input_at(node, places[1]))
+        if codes is None or codes.dtype != np.int8 or not codes.size:
             continue
-        yield node, _as_rows(node, codes)
+        _check_axes(node, codes)
+        if not _is_depthwise(node, codes):
+            yield node, _as_rows(node, codes)
+
+
+def _check_axes(node: ir.Node, codes: NDArray[np.integer]) -> None:
+    """Refuse weights of fewer axes than a node takes; a product by one vector is fine."""
+    fewest = 1 if "MatMul" in node.op_type else 2
+    if codes.ndim < fewest:
+        raise ModelFileError(
+            f"node {node.name!r} ({node.op_type}) cannot take weights of shape "
+            f"{list(codes.shape)}: check the model with onnx.checker"
+        )
 
 
 def _quantized_activations(node: ir.Node, place: int) -> bool:
     """Whether a node multiplies codes, or floats that were codes just before."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return True
-    value = node.inputs[place]
+    value = input_at(node, place)
     producer = value.producer() if value is not None else None
     if producer is None or producer.op_type != "DequantizeLinear" or not producer.inputs[1:]:
         return False
@@ -182,14 +194,26 @@ def _codes(value: ir.Value | None) -> NDArray[np.integer] | None:
         if node is None or node.op_type not in ("DequantizeLinear", "Transpose"):
             return None
         if node.op_type == "Transpose":
-            inner = _codes(node.inputs[0])
-            order = node.attributes.get("perm")
-            return None if inner is None else inner.transpose(order.as_ints() if order else None)
-        value = node.inputs[0]
+            return _transposed(node)
+        value = input_at(node, 0)
     if value is None or storage_type(value) not in (ir.DataType.INT8, ir.DataType.UINT8):
         return None
     stored = stored_tensor(value)
     return None if stored is None else stored.array()
+
+
+def _transposed(node: ir.Node) -> NDArray[np.integer] | None:
+    codes = _codes(input_at(node, 0))
+    order = node.attributes.get("perm")
+    if codes is None or order is None:
+        return None if codes is None else codes.transpose()
+    axes = order.as_ints()
+    if sorted(axes) != list(range(codes.ndim)):
+        raise ModelFileError(
+            f"node {node.name!r} cannot put axes of shape {list(codes.shape)} in the order "
+            f"{list(axes)}: check the model with onnx.checker"
+        )
+    return codes.transpose(axes)
 
 
 def _is_depthwise(node: ir.Node, codes: NDArray[np.integer]) -> bool:
@@ -205,6 +229,8 @@ def _as_rows(node: ir.Node, codes: NDArray[np.integer]) -> NDArray[np.int64]:
         return weight_rows(codes)
     transposed = node.attributes.get("transB")
     matrix = codes.astype(np.int64)
+    if matrix.ndim == 1:
+        return matrix[None]  # one column
     if transposed is None or not transposed.as_int():
         matrix = np.moveaxis(matrix, -2, -1)
     return matrix.reshape(-1, matrix.shape[-1])

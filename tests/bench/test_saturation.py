@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from edgekit.bench.exact_integer import QuantizedConv
 from edgekit.bench.saturation import audit, audit_file, can_saturate, saturating_sums
 from edgekit.export.pack import pack
+from edgekit.runtime.errors import ModelFileError
 
 QDQ = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -207,3 +208,57 @@ def test_a_packed_model_is_unpacked_first(tmp_path: Path, external: bool) -> Non
     found = audit(ir.from_proto(plain))
     assert audit_file(path).layers == found.layers
     assert found.overflowing == 1
+
+
+def of_one_node(body: str, w: NDArray[np.integer]) -> ir.Model:
+    """A node on the uint8 input `x` or the float `f`, and int8 weights `w`."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>'
+        f"g (uint8[1, 4] x) => (float[1] y) {{ f = DequantizeLinear(x, s, z) {body} }}"
+    )
+    for name, array in {"s": np.float32(1), "z": np.uint8(0), "w": w}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return ir.from_proto(model)
+
+
+@pytest.mark.parametrize(
+    ("body", "vector"),
+    [
+        ("v = DequantizeLinear(w, s) y = MatMul(f, v)", np.full(4, 127, np.int8)),
+        ("y = MatMulInteger(x, w)", np.full(4, 127, np.int8)),
+    ],
+)
+def test_a_vector_is_one_column(body: str, vector: NDArray[np.integer]) -> None:
+    (layer,) = audit(of_one_node(body, vector)).layers
+    assert (layer.channels, layer.overflowing, layer.largest_sum) == (1, 1, 254 * 255)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ("v = DequantizeLinear(w, s) y = MatMul(f, v)", (0, 3)),
+        ("y = ConvInteger(x, w)", (0, 4, 1, 1)),
+        ("y = com.microsoft.QGemm(x)", (4, 3)),
+        ("y = MatMulInteger(x)", (4, 3)),
+        ("y = MatMul()", (4, 3)),
+    ],
+)
+def test_layers_without_weights_are_not_checked(body: str, shape: tuple[int, ...]) -> None:
+    assert audit(of_one_node(body, np.ones(shape, np.int8))).checked == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ("y = ConvInteger(x, w)", (4,)),
+        ("v = DequantizeLinear(w, s) y = Gemm(f, v)", (4,)),
+        ("y = MatMulInteger(x, w)", ()),
+        ("t = Transpose<perm = [1, 0, 2]>(w) y = MatMulInteger(x, t)", (4, 3)),
+        ("t = Transpose<perm = [1, 1]>(w) y = MatMulInteger(x, t)", (4, 3)),
+    ],
+)
+def test_weights_of_a_shape_that_does_not_fit_are_refused(
+    body: str, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ModelFileError, match="check the model"):
+        audit(of_one_node(body, np.ones(shape, np.int8)))

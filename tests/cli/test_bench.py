@@ -154,14 +154,11 @@ def test_a_model_that_cannot_classify_the_images_is_named(
     assert f"edgekit: {one_image_only}: the model cannot be run: " in told.err
 
 
-@pytest.mark.parametrize("data", [(), ("--data", "digits")])
-def test_a_model_of_a_scalar_is_refused(
-    refuses: Command, tmp_path: Path, data: tuple[str, ...]
-) -> None:
+def test_a_model_of_a_scalar_is_refused(refuses: Command, tmp_path: Path) -> None:
     path = tmp_path / "scalar.onnx"
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float x) => (float y) { y = Relu(x) }'
     onnx.save(onnx.parser.parse_model(text), path)
-    told = refuses("bench", path, *QUICK, *data)
+    told = refuses("bench", path, *QUICK)
     assert f"{path}: the model's input 'x' has no axes" in told.err
 
 
