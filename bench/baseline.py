@@ -1,8 +1,8 @@
 """A comparison beside the results of an earlier one: what changed, model by model.
 
 A model is the one of the same file name in the earlier run. Latencies are put in proportion only if
-both runs were measured on the same processor, engine, threads and batch size; accuracies only if
-they are of the same images. What cannot be compared says why.
+both runs were measured on the same processor, engine, threads, batch size and input shapes;
+accuracies only if they are of the same images. What cannot be compared says why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from edgekit.bench.report.results_file import Entry, Run
 
 # Settings that latency depends on, and settings that tell which images accuracy is of.
-LATENCY_SETTINGS = ("engine", "threads", "batch_size")
+LATENCY_SETTINGS = ("engine", "threads", "batch_size", "input_shapes")
 ACCURACY_SETTINGS = ("limit", "mean", "std")
 
 

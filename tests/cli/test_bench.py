@@ -96,6 +96,22 @@ def test_a_baseline_tells_what_changed(
     assert "of the baseline's, fails --max-latency-ratio 0.0001" in failed.err
 
 
+def test_latencies_of_other_input_shapes_are_not_compared(
+    edgekit: Command, refuses: Command, tmp_path: Path
+) -> None:
+    path, old = tmp_path / "open.onnx", tmp_path / "old.json"
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        open (float[batch, 1, high, wide] x) => (float[batch, 1, high, wide] y) { y = Relu(x) }
+    """
+    onnx.save(onnx.parser.parse_model(text), path)
+    command = ("bench", path, *QUICK, "--input-shape")
+    old.write_text(edgekit(*command, "x:1,1,8,8", "--format", "json").out)
+    gate = ("--baseline", old, "--max-latency-ratio", 10**6)
+    assert edgekit(*command, "x:1,1,8,8", *gate).status == 0
+    assert "input shapes" in refuses(*command, "x:1,1,64,64", *gate).err
+
+
 def test_loadgen_s_summary_is_kept(edgekit: Command, model: Path) -> None:
     pytest.importorskip("mlperf_loadgen")
     command = ("bench", model, *QUICK, "--loadgen", "both", "--loadgen-seconds", 0.05)
