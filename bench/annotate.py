@@ -79,12 +79,12 @@ def annotate(
     proto = read_model(path)
     files = tuple(model_files(proto, path))
     counts = count(load_graph(path), input_shapes)
-    unpacked = 0 if packed else unpack(proto)
+    unpacked = {} if packed else unpack(proto)
     _name_all(proto.graph)
     writer = _Writer(counts, measured or Measured(), notes or {})
-    writer.model(unpacked)
+    writer.model(len(unpacked))
     writer.nodes(proto.graph)
-    writer.tensors(proto.graph)
+    writer.tensors(proto.graph, unpacked)
     fits = proto.ByteSize() < PROTOBUF_LIMIT_BYTES
     content = proto.SerializeToString() if fits else path.read_bytes()
     return AnnotatedModel(path, files, content, writer.attachment)
@@ -135,10 +135,10 @@ class _Writer:
             if node is not None and names[proto.name] == 1:  # the attachment goes by name
                 self._attach(self._metrics, "node", proto.name, self._shares(node, proto))
 
-    def tensors(self, graph: onnx.GraphProto) -> None:
+    def tensors(self, graph: onnx.GraphProto, unpacked: Mapping[str, str]) -> None:
         by_name = {parameter.name: parameter for parameter in self._counts.parameters}
         for name, tensor in _stored_tensors(graph):
-            parameter = by_name.get(name)
+            parameter = by_name.get(unpacked.get(name, name))
             if parameter is None:
                 continue
             figures = _tensor_figures(parameter)

@@ -21,14 +21,14 @@ STORES = ("Constant", "ConstantOfShape")
 QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
 
 
-def unpack(model: onnx.ModelProto) -> int:
+def unpack(model: onnx.ModelProto) -> dict[str, str]:
     """Replace what unpacks weights by the weights, in place; other models stay as they are.
 
     Args:
         model: A valid model. One with external data stays as it is too.
 
     Returns:
-        How many tensors were unpacked.
+        The name of each unpacked tensor, and the value in the file that it is.
 
     Raises:
         ModelFileError: onnxruntime cannot compute them.
@@ -36,7 +36,7 @@ def unpack(model: onnx.ModelProto) -> int:
     graph = model.graph
     external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in graph.initializer)
     if external or not any(entry.key == METADATA_KEY for entry in model.metadata_props):
-        return 0
+        return {}
     unpacking = _unpacking(graph)
     made = {name for node in unpacking for name in node.output}
     others = [node for node in graph.node if made.isdisjoint(node.output)]
@@ -54,9 +54,10 @@ def unpack(model: onnx.ModelProto) -> int:
     graph.ClearField("node")
     graph.ClearField("initializer")
     graph.MergeFrom(kept)
-    for name, array in weights.items():
-        graph.initializer.append(onnx.numpy_helper.from_array(array, names.get(name, name)))
-    return len(weights)
+    unpacked = {names.get(name, name): name for name in weights}
+    for new, old in unpacked.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(weights[old], new))
+    return unpacked
 
 
 def _unpacking(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
