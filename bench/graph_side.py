@@ -93,8 +93,10 @@ class GraphSide:
                 continue
             waiting.pop()
             if current not in self._constant:
-                computed = bool(inputs) and all(self._constant[item] for item in inputs)
-                self._constant[current] = stored or computed
+                # The inputs of a stored value are not looked up: they need not be known.
+                self._constant[current] = stored or (
+                    bool(inputs) and all(self._constant[item] for item in inputs)
+                )
         return self._constant[value]
 
     def _leaves(self, value: ir.Value | None) -> Iterator[tuple[Any, ...]]:

@@ -125,6 +125,16 @@ def test_constants_are_part_of_what_uses_them(graph: Graph) -> None:
     assert changes(diff) == {"scale": "changed"}
 
 
+def test_a_fill_of_a_known_shape_is_part_of_what_uses_it(graph: Graph) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[1, 3] x) => (float[1, 2] y) <int64[2] s = {3, 2}, float[3, 2] c>
+    { c = ConstantOfShape <value = float {1}> (s) [product] y = MatMul (x, c) }
+    """
+    diff = diff_graphs(graph(text), graph(text.replace("float {1}", "float {2}")))
+    assert diff.after()["product"].reasons == ("input 1: other values",)
+
+
 def test_nodes_without_names_are_matched_by_their_outputs(graph: Graph) -> None:
     bare = FOLDED.replace("[first] ", "").replace("[act] ", "")
     diff = diff_graphs(graph(bare, **FOLDED_TENSORS), graph(FOLDED, **FOLDED_TENSORS))
