@@ -170,11 +170,28 @@ def _differs(
 
 
 def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any] | None:
+    """The codes that a QuantizeLinear makes: the zero point where the values are zero."""
+    layout = values.shape, _axis(node), _block_size(node)
     scales = constant_codes(node.inputs[1])
-    if scales is None or values.dtype == np.bool_:
-        return values
-    fitting = _fitting(scales, values.shape, _axis(node), _block_size(node))
-    return _combined(lambda value, scale: np.rint(value / scale), values, fitting)
+    codes: NDArray[Any] | None = values
+    if scales is None:
+        codes = values != 0  # a zero alone is known to stay one
+    elif values.dtype != np.bool_:
+        fitting = _fitting(scales, *layout)
+        codes = _combined(lambda value, scale: np.rint(value / scale), values, fitting)
+    zeros = constant_codes(input_at(node, 2))
+    if codes is None or zeros is None or zeros.dtype.kind not in "iu" or not zeros.any():
+        return codes
+    return _combined(_around, codes, _fitting(zeros, *layout))
+
+
+def _around(codes: NDArray[Any], zeros: NDArray[Any]) -> NDArray[Any]:
+    """Codes around a zero point, in its type; a mask becomes codes that differ from it."""
+    if codes.dtype == np.bool_:
+        return np.add(codes, zeros)
+    limits = np.iinfo(zeros.dtype)
+    with np.errstate(invalid="ignore"):  # NaN has no code
+        return np.clip(codes + zeros, limits.min, limits.max).astype(zeros.dtype)
 
 
 def _combined(
@@ -202,11 +219,11 @@ def _fitting(
     fitting = factors
     if factors.size == 1:
         return factors.reshape(())
-    if factors.ndim == 1 and -rank <= axis < rank:
-        fitting = factors.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
-    elif block_size > 0 and factors.ndim == rank and -rank <= axis < rank:
+    if block_size > 0 and factors.ndim == rank and -rank <= axis < rank:
         longest = min(block_size, shape[axis])
         fitting = np.repeat(factors, longest, axis)[tuple(map(slice, shape))]
+    elif factors.ndim == 1 and -rank <= axis < rank:
+        fitting = factors.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
     elif factors.ndim == rank - 1:
         fitting = np.expand_dims(factors, -2)
     try:

@@ -125,6 +125,21 @@ def test_zero_points_that_do_not_fit_are_refused(
             count(model)
 
 
+def test_blocks_of_a_vector_have_a_zero_point_each(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[n, 8] x) => (float[n, 8] y)
+    {{
+        w = DequantizeLinear <axis = 0, block_size = 4> (q, s, z)
+        y = Add (x, w)
+    }}
+    """
+    codes = np.array([1, 1, 2, 3, 1, 2, 2, 2], np.uint8)
+    points = np.array([1, 2], np.uint8)
+    counts = count(graph(text, q=codes, s=np.ones(2, np.float32), z=points))
+    assert (counts.params, counts.nonzero) == (8, 2 + 1)
+
+
 def test_four_bit_floats_below_one_are_no_zeros(graph: Graph) -> None:
     text = f"""
     {HEAD.replace("21", "23").replace("10", "11")}
@@ -208,6 +223,37 @@ def test_codes_that_are_cut_before_they_are_decoded_are_zero_at_the_same_point(
     text = PART.replace("d = DequantizeLinear (q, s, z)", "a, b = Split <num_outputs = 2> (q)")
     text = text.replace("PART", "c = DequantizeLinear (b, s, z) w = Concat <axis = 0> (c, c)")
     counts = count(graph(text, q=(CUT + 128).astype(np.uint8)))
+    assert (counts.params, counts.nonzero) == (12, 7)
+    assert (counts.macs, counts.effective_macs) == (12, 2 * 4)
+
+
+@pytest.mark.parametrize("zero", [0, 128, 255])
+@pytest.mark.parametrize("scale", ["s = {1}", "s"])
+def test_weights_that_are_quantized_in_the_graph_are_zero_at_the_zero_point(
+    graph: Graph, zero: int, scale: str
+) -> None:
+    stored, sign = scale != "s", -1 if zero == 255 else 1
+    text = f"""
+    {HEAD}
+    agraph (float[1, 2] x{"" if stored else ", float s"}) => (float[1, 3] y)
+    <uint8 z = {{{zero}}}{", float s = {1}" if stored else ""}>
+    {{
+        q = QuantizeLinear (w, s, z)
+        d = DequantizeLinear (q, s, z)
+        y = MatMul (x, d)
+    }}
+    """
+    counts = count(graph(text, w=np.array([[0, sign, 0], [2 * sign, 0, 0]], np.float32)))
+    assert (counts.params, counts.nonzero, counts.effective_macs) == (6, 2, 2)
+
+
+def test_weights_that_are_cut_between_their_quantizers_are_zero_at_the_zero_point(
+    graph: Graph,
+) -> None:
+    text = PART.replace("d = DequantizeLinear (q, s, z)", "c = QuantizeLinear (f, s, z)")
+    text = text.replace("PART", "a, b = Split <num_outputs = 2> (c) d = DequantizeLinear (b, s, z)")
+    text = text.replace("y = MatMul", "w = Concat <axis = 0> (d, d) y = MatMul")
+    counts = count(graph(text, f=CUT))
     assert (counts.params, counts.nonzero) == (12, 7)
     assert (counts.macs, counts.effective_macs) == (12, 2 * 4)
 
