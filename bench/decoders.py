@@ -113,6 +113,8 @@ def find_decoders(model: ir.Model, constant: set[ir.Node]) -> list[Decoder]:
             if all(operator(producer) in _PLAIN for producer in nodes):
                 continue
             decoder = Decoder(value, nodes, tuple(_stored(nodes)))
+            if _handles_text(decoder):
+                continue
             if not any(_holds_weight(stored, nodes) for stored in decoder.stored):
                 continue
             decoders.append(decoder)
@@ -155,6 +157,13 @@ def _stored(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
             if stored_tensor(value) is not None:
                 seen.add(value)
                 yield value
+
+
+def _handles_text(decoder: Decoder) -> bool:
+    """Whether it reads or makes strings: names of classes and words are no weights."""
+    tensors = map(stored_tensor, decoder.stored)
+    types = [decoder.value.dtype, *(None if tensor is None else tensor.dtype for tensor in tensors)]
+    return ir.DataType.STRING in types
 
 
 def _holds_weight(value: ir.Value, nodes: frozenset[ir.Node]) -> bool:

@@ -260,6 +260,19 @@ def test_a_table_made_of_shapes_alone_is_no_weight(graph: Graph) -> None:
     assert count(graph(text)).params == 0
 
 
+@pytest.mark.parametrize(
+    "chosen", ["some = Gather (words, k)", "j = Gather (k, k) some = Cast <to = 8> (j)"]
+)
+def test_strings_that_are_chosen_from_others_are_no_weight(graph: Graph, chosen: str) -> None:
+    text = f"""
+    {HEAD}
+    agraph (int64[n] i) => (string[n] y) <int64[2] k = {{1, 0}}>
+    {{ {chosen} y = Gather (some, i) }}
+    """
+    counts = count(graph(text, words=np.array(["a", "b", "c"], object)))
+    assert (counts.params, counts.macs) == (0, 0)
+
+
 def test_a_product_of_constants_is_no_work_for_a_sample(graph: Graph) -> None:
     text = f"""
     {HEAD}
