@@ -20,10 +20,10 @@ from onnx import helper
 
 from edgekit.bench.shapes import operator, subgraphs
 from edgekit.bench.weights import CASTS, NONZERO, RESHAPES, STORES, stored_tensor
+from edgekit.export.random_draws import draws
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
 
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
 _PLAIN = (
     RESHAPES
     | CASTS
@@ -83,7 +83,7 @@ def constant_nodes(graph: ir.Graph, outside: Set[ir.Node] = frozenset()) -> set[
     constant = set(outside)
     for node in graph:
         if operator(node) in STORES or (
-            node.op_type not in _RANDOM
+            not draws(node, {})
             and any(value is not None for value in node.inputs)
             and not any(subgraphs(node))
             and all(_is_constant(value, constant) for value in node.inputs)

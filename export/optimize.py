@@ -11,11 +11,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.graph import graphs, metadata, nodes, set_metadata
-from edgekit.export.passes.base import Change, GraphPass, Refusal, is_op
+from edgekit.export.passes.base import Change, GraphPass, Refusal
 from edgekit.export.passes.table import PASSES
 from edgekit.export.passes.turn_batch_norm_into_threshold import Policy, TurnBatchNormIntoThreshold
-from edgekit.export.passes.values import stored
 from edgekit.export.quiet import quiet
+from edgekit.export.random_draws import draws
 from edgekit.export.verify import largest_difference, random_inputs, run_outputs, tolerance
 from edgekit.runtime.errors import InputError, ModelFileError, PassError
 from edgekit.runtime.progress import Progress
@@ -26,14 +26,6 @@ METADATA_KEY = "edgekit.passes"
 BATCH_NORM_KEY = "edgekit.batch_norm"
 # What one pass removes can uncover work for another; models met so far settle in two rounds.
 _ROUNDS = 4
-_RANDOM_OPERATORS = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,7 @@ class _Check:
     def __init__(self, model: ir.Model, inputs: Arrays | None) -> None:
         self._model = model
         self._inputs = random_inputs(model) if inputs is None else inputs
-        random = sorted({node.op_type for node in nodes(model) if _draws(node, self._inputs)})
+        random = sorted({node.op_type for node in nodes(model) if draws(node, self._inputs)})
         if random:
             raise ModelFileError(
                 f"the model draws random numbers ({', '.join(random)}), so that two runs cannot be "
@@ -182,27 +174,6 @@ class _Check:
         self._last = outputs
         self.total_error = largest_difference(self._first, outputs)
         return error
-
-
-def _draws(node: ir.Node, inputs: Arrays) -> bool:
-    """Whether a node draws random numbers, as a Dropout in training mode does."""
-    if not is_op(node, "Dropout"):
-        return node.op_type in _RANDOM_OPERATORS
-    _, ratio, mode = (*node.inputs, None, None)[:3]
-    tensor = stored(ratio)
-    drops = tensor is None or bool(tensor.numpy().any())
-    return drops and _is_true(mode, inputs)
-
-
-def _is_true(mode: ir.Value | None, inputs: Arrays) -> bool:
-    """Whether a setting is stored, fed, or by default true; a computed one is taken for false."""
-    if mode is None:
-        return False
-    fed = inputs.get(str(mode.name)) if mode.is_graph_input() else None
-    if fed is not None:
-        return bool(fed.any())
-    tensor = mode.const_value if mode.is_graph_input() else stored(mode)
-    return tensor is not None and bool(tensor.numpy().any())
 
 
 def _with_hint(error: ModelFileError) -> ModelFileError:

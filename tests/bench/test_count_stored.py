@@ -273,6 +273,28 @@ def test_strings_that_are_chosen_from_others_are_no_weight(graph: Graph, chosen:
     assert (counts.params, counts.macs) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("noise", "rebuilt"),
+    [
+        ("RandomUniformLike (w)", False),
+        ("Dropout (w, ratio, on)", False),
+        ("Dropout (w, ratio, off)", True),
+    ],
+)
+def test_what_chance_makes_of_a_weight_is_none_that_the_graph_rebuilds(
+    graph: Graph, noise: str, rebuilt: bool
+) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[n, 8] x) => (float[n, 6] y)
+    <float ratio = {{0.5}}, bool on = {{1}}, bool off = {{0}}>
+    {{ r = {noise} v = Mul (r, w) y = MatMul (x, v) }}
+    """
+    counts = count(graph(text, w=sparse_weight()))
+    assert any(parameter.packed for parameter in counts.parameters) == rebuilt
+    assert next(node.runs for node in counts.nodes if node.op_type == "Mul") == int(not rebuilt)
+
+
 def test_a_product_of_constants_is_no_work_for_a_sample(graph: Graph) -> None:
     text = f"""
     {HEAD}
