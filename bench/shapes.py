@@ -23,6 +23,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 Shape = tuple[int, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+_WINDOWED = frozenset({"AveragePool", "Conv", "ConvInteger", "LpPool", "MaxPool", "QLinearConv"})
 _KEPT_BYTES = 1024  # tensors up to this size stay: shape inference reads shapes and axes from them
 
 
@@ -41,7 +42,8 @@ def with_static_shapes(
         input_shapes: Shapes of inputs by name.
 
     Raises:
-        ModelFileError: `input_shapes` does not fit the model, or the graph contradicts itself.
+        ModelFileError: `input_shapes` does not fit the model or is too small for it, or the graph
+            contradicts itself.
     """
     work = model.clone()
     if work.functions:
@@ -53,6 +55,7 @@ def with_static_shapes(
         _take_over(work.graph, _infer(work, sizes).graph)
     if _take_declared(declared, sizes):
         _take_over(work.graph, _infer(work, sizes, keep=True).graph)
+    _refuse_impossible(work)
     return work
 
 
@@ -163,6 +166,23 @@ def _all_known(graph: ir.Graph) -> bool:
     )
 
 
+def _refuse_impossible(model: ir.Model) -> None:
+    """Raise where a shape has a negative axis, or a window found no place on its input."""
+    for node in model.graph.all_nodes():
+        has_window = operator(node) in _WINDOWED
+        for output in node.outputs:
+            shape = static_shape(output) or ()
+            if min(shape, default=0) >= 0 and not (has_window and 0 in shape[2:]):
+                continue
+            cause = (
+                "its kernel is larger than its input" if has_window else "its input is too small"
+            )
+            raise ModelFileError(
+                f"node {node.name or output.name!r} ({operator(node)}) would make {output.name!r} "
+                f"of shape {list(shape)}: {cause}; give a larger --input-shape"
+            )
+
+
 def _take_declared(declared: Mapping[ir.Value, ir.Shape | None], sizes: Mapping[str, int]) -> bool:
     """Give values whose shape could not be inferred the one that the file states."""
     taken = False
@@ -232,7 +252,7 @@ def _carry_over(loop: ir.Node, sizes: Mapping[str, int]) -> None:
     """Give a Loop's results the shapes that its body declares; onnx does not infer them."""
     states = len(loop.inputs) - 2
     body = next(subgraphs(loop))
-    for output, state in zip(loop.outputs[:states], body.outputs[1 : states + 1], strict=True):
+    for output, state in zip(loop.outputs[:states], body.outputs[1 : states + 1], strict=False):
         if state.shape is not None:
             output.shape, output.type = state.shape.evaluate(sizes), state.type
 

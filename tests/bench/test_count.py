@@ -402,6 +402,34 @@ def test_a_shape_that_cannot_be_inferred_is_taken_from_the_file(graph: Graph) ->
     assert (counts.macs, counts.uncounted_ops) == (12, ("local.unknown",))
 
 
+@pytest.mark.parametrize(
+    ("first", "size", "cause"),
+    [
+        ("Conv (x, w)", 1, "kernel"),
+        ("Conv (x, w)", 2, "kernel"),
+        ("MaxPool <kernel_shape = [3, 3]> (x)", 2, "kernel"),
+        ("Pad (x, cut)", 1, "input"),
+        ("Conv (x, w)", 3, ""),
+        ("Pad (x, cut)", 2, ""),
+    ],
+)
+def test_an_input_that_is_too_small_is_refused(
+    graph: Graph, first: str, size: int, cause: str
+) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[n, 3, h, v] x) => (float[n, 3, p, q] y)
+    <int64[8] cut = {{0, 0, -1, -1, 0, 0, -1, -1}}>
+    {{ [first] a = {first} y = Relu (a) }}
+    """
+    model, shapes = graph(text, w=np.ones((3, 3, 3, 3), np.float32)), {"x": (1, 3, size, size)}
+    if not cause:
+        count(model, shapes)
+        return
+    with pytest.raises(ModelFileError, match=f"'first'.*its {cause} is.*give a larger --input"):
+        count(model, shapes)
+
+
 def test_open_axes_are_bound_by_input_shapes(graph: Graph) -> None:
     counts = count(graph(OPEN, w=weights(), b=BIAS), {"x": (1, 2, 4, 4)})
     assert counts.macs == 864

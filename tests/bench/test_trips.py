@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.bench.count import count
+from edgekit.runtime.errors import ModelFileError
 
 Graph = Callable[..., ir.Model]
 
@@ -48,6 +49,23 @@ def test_a_loop_runs_as_often_as_its_limit_says(
     assert (counts.macs, counts.uncounted_ops) == (9 * runs, uncounted)
     product = next(node for node in counts.nodes if node.op_type == "MatMul")
     assert product.runs == runs
+
+
+def test_a_loop_without_a_result_for_a_state_is_refused(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[1, 3] x) => (float[1, 3] y)
+    <int64 m = {{4}}, bool on = {{1}}>
+    {{
+        y = Loop (m, on, x, x) <
+            body = step (int64 i, bool k, float[1, 3] v, float[1, 3] w)
+                => (bool l, float[1, 3] u, float[1, 3] t)
+            {{ u = Relu (v) t = Relu (w) l = Identity (k) }}
+        >
+    }}
+    """
+    with pytest.raises(ModelFileError, match="Loop"):
+        count(graph(text))
 
 
 @pytest.mark.parametrize(("axes", "runs"), [("", 2), ("[0]", 2), ("[1]", 7), ("[-2]", 7)])
