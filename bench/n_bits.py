@@ -42,8 +42,12 @@ def count_nonzero_codes(
             in the type of the activations; None for the middle of the range.
 
     Raises:
-        ModelFileError: the tensors do not fit the operator's attributes.
+        ModelFileError: the tensors do not fit the operator's attributes, or are no codes.
     """
+    if packed.dtype != np.uint8:
+        raise ModelFileError(
+            f"node {node.name!r} (MatMulNBits): its weight must be uint8, not {packed.dtype}"
+        )
     try:
         return _count(node, packed, zero_points)
     except ValueError as error:

@@ -111,7 +111,7 @@ def stand_in(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
 def _replaced(node: ir.Node, scope: ir.Graph, opset: int) -> bool:
     if node.domain == "com.microsoft" and node.op_type in _PACKED:
         shape = _weight_shape(node)
-        if shape is None:
+        if shape is None or not node.inputs:
             return False
         _become(node, "MatMul", [node.inputs[0], _stub(node, shape, scope)])
         return True

@@ -174,6 +174,28 @@ def test_packed_weights_that_contradict_themselves_are_refused(
         count(model)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.int32])
+def test_packed_weights_of_another_type_are_refused(graph: Graph, dtype: type[np.generic]) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[1, 32] x) => (float[1, 2] y)
+    {{ y = com.microsoft.MatMulNBits <K = 32, N = 2, bits = 4, block_size = 32> (x, w, s) }}
+    """
+    model = graph(text, w=PACKED.astype(dtype), s=np.ones(2, np.float32))
+    with pytest.raises(ModelFileError, match=f"must be uint8, not {np.dtype(dtype).name}"):
+        count(model)
+
+
+def test_a_packed_product_of_nothing_is_refused(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[1, 32] x) => (float[1, 2] y)
+    {{ y = com.microsoft.MatMulNBits <K = 32, N = 2, bits = 4, block_size = 32> () }}
+    """
+    with pytest.raises(ModelFileError, match="MatMulNBits"):
+        count(graph(text))
+
+
 def test_products_of_products_are_followed(graph: Graph) -> None:
     """Q K^T of 7 steps and 6 columns, then P V: each shape follows from the one before."""
     text = f"""
