@@ -21,6 +21,7 @@ from edgekit.bench.decoders import constant_nodes, find_decoders
 from edgekit.bench.execution_order import Peak
 from edgekit.bench.mac_rules import MAC_RULES, ZERO_MAC_OPS, MacRule
 from edgekit.bench.node_macs import node_macs, node_name
+from edgekit.bench.other_operations import OTHER_OPERATIONS
 from edgekit.bench.params import Parameter, parameters
 from edgekit.bench.precision import model_precision
 from edgekit.bench.roles import Role
@@ -254,10 +255,20 @@ class _Counter:
         runs = trips(node)
         if runs is None:
             self.uncounted.add(f"{operator(node)} (trip count not in the file, counted once)")
-        costliest = max(bodies, key=lambda body: sum(inner.macs for inner in body))
+        costliest = max(bodies, key=_cost)
         for body in bodies:
             for inner in body:
                 yield _repeated(inner, (1 if runs is None else runs) if body is costliest else 0)
+
+
+def _cost(body: list[NodeCount]) -> tuple[int, int]:
+    """MACs of a body, then its other operations, which decide where those are equal."""
+    others = sum(
+        node.runs * sum(OTHER_OPERATIONS[node.op_type](node))
+        for node in body
+        if node.op_type in OTHER_OPERATIONS
+    )
+    return sum(node.macs for node in body), others
 
 
 def _activation_bits(first: ir.Value | None, rule: MacRule | None) -> int:

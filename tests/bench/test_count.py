@@ -327,6 +327,25 @@ def test_bodies_and_functions_are_entered(graph: Graph) -> None:
     assert counts.uncounted_ops == ()
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_branches_with_equal_macs_the_one_with_more_operations_runs(
+    graph: Graph, swapped: bool
+) -> None:
+    names = ("else_branch", "then_branch") if swapped else ("then_branch", "else_branch")
+    text = f"""
+    {HEAD}
+    agraph (float[batch, 3] x, bool c) => (float[batch, 3] y)
+    {{
+        y = If (c) <
+            {names[0]} = a () => (float[batch, 3] r) {{ r = Identity (x) }},
+            {names[1]} = b () => (float[batch, 3] r) {{ r = Relu (x) }}
+        >
+    }}
+    """
+    runs = {node.op_type: node.runs for node in count(graph(text)).nodes}
+    assert (runs["Identity"], runs["Relu"]) == (0, 1)
+
+
 def test_the_cheaper_branch_does_not_run(graph: Graph) -> None:
     text = f"""
     {HEAD}
