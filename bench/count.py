@@ -158,8 +158,7 @@ def count(model: ir.Model, input_shapes: Mapping[str, Shape] | None = None) -> C
 
 def _count(model: ir.Model, input_shapes: Mapping[str, Shape] | None) -> Counts:
     work = with_static_shapes(model, input_shapes)
-    constant = constant_nodes(work.graph)
-    stored = parameters(work, find_decoders(work, constant))
+    stored = parameters(work, find_decoders(work))
     batch = _batch(work)
     counter = _Counter(stored, batch)
     nodes = counter.graph(work.graph)

@@ -92,18 +92,36 @@ def constant_nodes(graph: ir.Graph, outside: Set[ir.Node] = frozenset()) -> set[
     return constant
 
 
-def find_decoders(model: ir.Model, constant: set[ir.Node]) -> list[Decoder]:
+def find_decoders(model: ir.Model) -> list[Decoder]:
     """Find and compute the decoded tensors of a model; each becomes its value's `const_value`.
 
     Args:
         model: A model as `shapes.with_static_shapes` returns it, which this may change.
-        constant: Its `constant_nodes`.
 
     Raises:
         ModelFileError: onnxruntime cannot compute one.
     """
-    decoders = []
-    for node in model.graph:
+    scopes = list(_scopes(model.graph, frozenset()))
+    constant = frozenset[ir.Node]().union(*(nodes for _, nodes in scopes))
+    found = [list(_decoders(graph, constant)) for graph, _ in scopes]
+    for decoders in filter(None, found):  # graph by graph: two bodies may use the same names
+        for decoder, array in zip(decoders, _compute(decoders, model), strict=True):
+            decoder.value.const_value = _decoded(decoder, array, model)
+    return [decoder for decoders in found for decoder in decoders]
+
+
+def _scopes(graph: ir.Graph, outside: Set[ir.Node]) -> Iterator[tuple[ir.Graph, set[ir.Node]]]:
+    """A graph and the bodies in it, each with the constant nodes that it sees."""
+    constant = constant_nodes(graph, outside)
+    yield graph, constant
+    for node in graph:
+        for body in subgraphs(node):
+            yield from _scopes(body, constant)
+
+
+def _decoders(graph: ir.Graph, constant: Set[ir.Node]) -> Iterator[Decoder]:
+    """The decoders whose results a graph makes; they may begin in the graphs around it."""
+    for node in graph:
         if node not in constant or operator(node) in STORES:
             continue
         for value in node.outputs:
@@ -115,23 +133,18 @@ def find_decoders(model: ir.Model, constant: set[ir.Node]) -> list[Decoder]:
             decoder = Decoder(value, nodes, tuple(_stored(nodes)))
             if _handles_text(decoder):
                 continue
-            if not any(_holds_weight(stored, nodes) for stored in decoder.stored):
-                continue
-            decoders.append(decoder)
-    if decoders:
-        for decoder, array in zip(decoders, _compute(decoders, model), strict=True):
-            decoder.value.const_value = _decoded(decoder, array, model)
-    return decoders
+            if any(_holds_weight(stored, nodes) for stored in decoder.stored):
+                yield decoder
 
 
-def _is_constant(value: ir.Value | None, constant: set[ir.Node]) -> bool:
+def _is_constant(value: ir.Value | None, constant: Set[ir.Node]) -> bool:
     if value is None or value.const_value is not None:
         return True
     producer = value.producer()
     return producer is not None and producer in constant
 
 
-def _leaves(value: ir.Value, constant: set[ir.Node]) -> bool:
+def _leaves(value: ir.Value, constant: Set[ir.Node]) -> bool:
     return value.is_graph_output() or any(user not in constant for user, _ in value.uses())
 
 
@@ -215,7 +228,7 @@ def _as_model(decoders: Sequence[Decoder], model: ir.Model) -> onnx.ModelProto:
             tensor = ir.Tensor(array, held.dtype, name=value.name)
             tensors.append(ir.serde.serialize_tensor(tensor))
     inside = frozenset[ir.Node]().union(*(decoder.nodes for decoder in decoders))
-    nodes = [node for node in model.graph if node in inside]
+    nodes = [node for node in model.graph.all_nodes() if node in inside]
     graph = helper.make_graph(
         [ir.serde.serialize_node(node) for node in nodes],
         "decoder",

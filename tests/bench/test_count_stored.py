@@ -185,6 +185,32 @@ def test_codes_and_their_book_count_as_the_weight_they_make(graph: Graph) -> Non
     assert counts.stored_bits == 24 * 8 + 16 * 32 + 2 * 8
 
 
+@pytest.mark.parametrize("where", ["", "places = Cast <to = 7> (codes)"])
+def test_a_weight_that_a_branch_rebuilds_is_counted(graph: Graph, where: str) -> None:
+    """Both branches use the same names; what the first begins with may lie around it."""
+    inside = "" if where else "places = Cast <to = 7> (codes)"
+    text = f"""
+    {HEAD}
+    agraph (float[n, 8] x, bool c) => (float[n, 6] y)
+    {{
+        {where}
+        y = If (c) <
+            then_branch = a () => (float[n, 6] r)
+            {{ {inside} w = Gather (book, places) r = MatMul (x, w) }},
+            else_branch = b () => (float[n, 6] r)
+            {{ w = Mul (book2, factor) r = MatMul (x, w) }}
+        >
+    }}
+    """
+    codes = np.arange(48, dtype=np.uint8).reshape(8, 6) % 4
+    other = np.ones((8, 6), np.float32)
+    book, factor = np.arange(4, dtype=np.float32), np.arange(6, dtype=np.float32)
+    counts = count(graph(text, codes=codes, book=book, book2=other, factor=factor))
+    assert (counts.params, counts.nonzero) == (48 + 48, 36 + 40)
+    assert counts.stored_bits == 48 * 8 + 4 * 32 + (48 + 6) * 32
+    assert counts.macs == 48
+
+
 def test_each_listed_constant_of_a_decoder_is_charged(graph: Graph) -> None:
     """48 codes of 8 bits, a book of 4 values, 6 factors and 6 offsets, none of them a tensor."""
     text = f"""
