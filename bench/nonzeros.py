@@ -7,7 +7,7 @@ where the weight is. A quantized weight is zero where it equals its zero point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -32,6 +32,8 @@ from edgekit.bench.zero_points import zero_point
 from edgekit.runtime.errors import ModelFileError
 
 _QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
+_Known = Mapping[ir.Value, NDArray[Any] | None]
+_Make = Callable[[ir.Value, _Known], NDArray[Any] | None]
 
 
 def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
@@ -40,6 +42,11 @@ def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
     Raises:
         ModelFileError: scales or zero points do not fit what they are for.
     """
+    return _followed(value, _codes)
+
+
+def _followed(value: ir.Value | None, make: _Make) -> NDArray[Any] | None:
+    """What `make` makes of a value, from what it makes of the value's sources."""
     known: dict[ir.Value, NDArray[Any] | None] = {}
     waiting = [] if value is None else [value]
     while waiting:
@@ -49,7 +56,7 @@ def constant_codes(value: ir.Value | None) -> NDArray[Any] | None:
             waiting += missing
         else:
             waiting.pop()
-            known[current] = _codes(current, known)
+            known[current] = make(current, known)
     return None if value is None else known[value]
 
 
@@ -65,13 +72,23 @@ def _sources(value: ir.Value) -> list[ir.Value]:
     return [source for source in node.inputs[:1] if passes and source is not None]
 
 
-def _codes(value: ir.Value, known: Mapping[ir.Value, NDArray[Any] | None]) -> NDArray[Any] | None:
+def _codes(value: ir.Value, known: _Known) -> NDArray[Any] | None:
     stored = stored_tensor(value)
     mask = None if stored is None else stored.tensor.meta.get(NONZERO)
     if stored is not None and mask is not None:
         return np.unpackbits(mask, count=stored.elements).reshape(stored.shape).view(np.bool_)
     if stored is not None:
         return None if stored.dtype == ir.DataType.STRING else stored.array()
+    node, moved = value.producer(), _moved(value, known)
+    if node is None or moved is None:
+        return None
+    if operator(node) == "DequantizeLinear":
+        return _differs(moved, input_at(node, 2), _axis(node), _block_size(node))
+    return _quantized(moved, node) if operator(node) == "QuantizeLinear" else moved
+
+
+def _moved(value: ir.Value, known: _Known) -> NDArray[Any] | None:
+    """What an operator makes of its sources if it only moves elements."""
     node, found = value.producer(), [known[source] for source in _sources(value)]
     arrays = [array for array in found if array is not None]
     if node is None or not arrays or len(arrays) < len(found):
@@ -79,11 +96,7 @@ def _codes(value: ir.Value, known: Mapping[ir.Value, NDArray[Any] | None]) -> ND
     name = operator(node)
     if name in PARTS:
         return part(value, arrays)
-    if name == "DequantizeLinear":
-        return _differs(arrays[0], input_at(node, 2), _axis(node), _block_size(node))
-    if name == "QuantizeLinear":
-        return _quantized(arrays[0], node)
-    return arrays[0] if name in CASTS else _reshaped(arrays[0], node, value)
+    return arrays[0] if name in CASTS or name in _QUANTIZERS else _reshaped(arrays[0], node, value)
 
 
 def operand_codes(node: ir.Node, index: int) -> NDArray[Any] | None:
@@ -123,14 +136,20 @@ def count_live(codes: NDArray[Any], summed: tuple[int, ...]) -> tuple[int, int]:
     return int(np.count_nonzero(live)) * (total // max(live.size, 1)), total
 
 
-def count_stored_nonzero(stored: StoredTensor, use: Use | None) -> int:
-    """Non-zero elements of a stored tensor, as an operator that uses it sees them.
+def count_stored_nonzero(stored: StoredTensor, uses: Sequence[Use]) -> int:
+    """Non-zero elements of a stored tensor, as the operators that use it see them.
+
+    Args:
+        stored: The tensor.
+        uses: Its uses. The first decides, unless it reads codes that were cut before they are
+            decoded: then each decides on what it reads.
 
     Raises:
         ModelFileError: scales or zero points do not fit what they are for.
     """
-    if use is None:
+    if not uses:
         return _count(stored.array())
+    use = uses[0]
     if use.node.inputs[use.index] is use.whole:
         nonzero = count_nonzero(use.node, use.index)
         return _count(stored.array()) if nonzero is None else nonzero
@@ -141,9 +160,43 @@ def count_stored_nonzero(stored: StoredTensor, use: Use | None) -> int:
     if points is None:
         own = zero_point(use.node, use.index)
         points = None if own is None else constant_codes(own[0])
-    if points is not None and points.size == 1 and codes.dtype.kind in "iu":
-        return _count(codes) if not points.any() else _count(codes != points.reshape(()))
-    return _count(codes)
+    if points is None or codes.dtype.kind not in "iu":
+        return _count(codes)
+    live = codes if points.size > 1 or not points.any() else codes != points.reshape(())
+    if stored.elements > LARGEST_ELEMENTS:
+        return _count(live)
+    return _count_by_use(stored, use.whole, live, uses)
+
+
+def _count_by_use(
+    stored: StoredTensor, whole: ir.Value, live: NDArray[Any], uses: Sequence[Use]
+) -> int:
+    """Elements that are not zero where they are read; `live` tells of those that nothing reads."""
+    read, nonzero = np.zeros((2, stored.elements + 1), np.bool_)
+    for use in uses:
+        found = _places(input_at(use.node, use.index), stored)
+        codes = operand_codes(use.node, use.index)
+        if found is not None and codes is not None and found.shape == codes.shape:
+            read[found] = True
+            nonzero[found[codes != 0]] = True
+    found = _places(whole, stored)
+    if found is not None and found.shape == live.shape:
+        nonzero[found[(live != 0) & ~read[found]]] = True
+    return int(np.count_nonzero(nonzero[1:]))  # the first stands for all other tensors
+
+
+def _places(value: ir.Value | None, stored: StoredTensor) -> NDArray[np.int32] | None:
+    """Where each element of a value lies in a stored tensor, from 1 on; 0 if it lies elsewhere."""
+
+    def place(current: ir.Value, known: _Known) -> NDArray[Any] | None:
+        tensor = stored_tensor(current)
+        if tensor is None:
+            return _moved(current, known)
+        if tensor.key != stored.key:
+            return np.broadcast_to(np.int32(0), tensor.shape)
+        return np.arange(1, stored.elements + 1, dtype=np.int32).reshape(stored.shape)
+
+    return _followed(value, place)
 
 
 def _count(codes: NDArray[Any]) -> int:

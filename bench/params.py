@@ -127,11 +127,11 @@ def _parameter(
     stored: StoredTensor, values: list[ir.Value], order: dict[ir.Node, int]
 ) -> Parameter:
     uses = [use for value in values for use in final_uses(value)]
-    role, chosen = default_role(stored.dtype), None
-    for use in sorted(uses, key=lambda use: (order[use.node], use.index)):
-        found = role_of_use(use.node, use.index, stored)
-        if chosen is None or found > role:
-            role, chosen = found, use
+    uses.sort(key=lambda use: (order[use.node], use.index))
+    roles = [role_of_use(use.node, use.index, stored) for use in uses]
+    role = max(roles, default=default_role(stored.dtype))
+    in_role = [use for use, found in zip(uses, roles, strict=True) if found == role]
+    chosen = in_role[0] if in_role else None
     packed = None if chosen is None else element_bits(chosen.node, chosen.index)
     return Parameter(
         name=values[0].name or "",
@@ -139,7 +139,7 @@ def _parameter(
         elements=stored.elements
         if packed is None or chosen is None
         else stored_elements(chosen.node, chosen.index),
-        nonzero=count_stored_nonzero(stored, chosen) if role is Role.LEARNED else 0,
+        nonzero=count_stored_nonzero(stored, in_role) if role is Role.LEARNED else 0,
         bits=packed or stored.dtype.bitwidth,
         stored_bits=0 if role is Role.STRUCTURE else stored.stored_bits,
         node=None if chosen is None else chosen.node,

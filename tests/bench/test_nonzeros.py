@@ -247,6 +247,31 @@ def test_weights_that_are_quantized_in_the_graph_are_zero_at_the_zero_point(
     assert (counts.params, counts.nonzero, counts.effective_macs) == (6, 2, 2)
 
 
+BOTH = "c = DequantizeLinear (a, s, z) d = DequantizeLinear (b, s, two)"
+
+
+@pytest.mark.parametrize(
+    ("decoded", "rows", "nonzero"),
+    [
+        (f"{BOTH} w = Concat <axis = 0> (c, d)", 4, 7),
+        (f"{BOTH} e = MatMul (v, c) w = Identity (d)", 2, 7),
+        ("w = DequantizeLinear <axis = 0> (b, each, twos)", 2, 6 + 4),  # nothing reads the first
+    ],
+)
+def test_codes_that_are_cut_have_the_zero_point_of_what_decodes_them(
+    graph: Graph, decoded: str, rows: int, nonzero: int
+) -> None:
+    """A zero is 128 in the first two rows and 2 in the others."""
+    text = PART.replace("d = DequantizeLinear (q, s, z)", "a, b = Split <num_outputs = 2> (q)")
+    text = text.replace("PART", decoded).replace("<float s", "<uint8 two = {2}, float s")
+    text = text.replace("float[1, 4] x", f"float[1, {rows}] x")
+    codes = CUT.astype(np.uint8) + np.array([[128], [128], [2], [2]], np.uint8)
+    tensors = {"each": np.ones(2, np.float32), "twos": np.full(2, 2, np.uint8)}
+    counts = count(graph(text, q=codes, v=np.ones((3, 2), np.float32), **tensors))
+    coded = next(p for p in counts.parameters if p.name == "q")
+    assert (coded.elements, coded.nonzero) == (12, nonzero)
+
+
 def test_weights_that_are_cut_between_their_quantizers_are_zero_at_the_zero_point(
     graph: Graph,
 ) -> None:
