@@ -240,11 +240,12 @@ def _quantized(values: NDArray[Any], node: ir.Node) -> NDArray[Any] | None:
 
 def _around(codes: NDArray[Any], zeros: NDArray[Any]) -> NDArray[Any]:
     """Codes around a zero point, in its type; a mask becomes codes that differ from it."""
+    shifted: NDArray[Any] = codes + zeros
     if codes.dtype == np.bool_:
-        return np.add(codes, zeros)
+        return shifted
     limits = np.iinfo(zeros.dtype)
     with np.errstate(invalid="ignore"):  # NaN has no code
-        return np.clip(codes + zeros, limits.min, limits.max).astype(zeros.dtype)
+        return np.asarray(np.clip(shifted, limits.min, limits.max).astype(zeros.dtype))
 
 
 def _combined(
