@@ -132,7 +132,7 @@ def test_training_and_measuring_both_know_where_downloads_go(
         asked.append(name)
         return folder
 
-    monkeypatch.setattr("edgekit.train.run.download_data", fetch)
+    monkeypatch.setattr("edgekit.train.training_data.download_data", fetch)
     study.write_text(STUDY[: STUDY.index("[[variant]]")].replace("[0, 1]", "[0]") + ONE_VARIANT)
     result = edgekit("study", study, "-o", tmp_path / "runs", "--download")
     assert result.status == 0, result.err
