@@ -49,7 +49,7 @@ def inspect(
         bool | None,
         typer.Option(
             "--browser/--no-browser",
-            help="Open a browser on Netron's page. Default: do.",
+            help="Open a browser on Netron's page, or not. Default: open.",
             show_default=False,
         ),
     ] = None,

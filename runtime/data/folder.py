@@ -39,7 +39,7 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
         DataError: the folder or a class in it is empty, or its first image does not decode.
     """
     root = _part_folder(folder, part)
-    classes = sorted(child for child in root.iterdir() if child.is_dir() and not _hidden(child))
+    classes = sorted(_sub_folders(root))
     if not classes:
         raise DataError(
             f"{root}: has no sub-folders; put each class's images into a folder of its own"
@@ -55,6 +55,10 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
     images = FolderImages(paths, image_shape or _shape_of(paths[0]))
     names = tuple(child.name for child in classes)
     return Split(str(folder), part, images, np.asarray(labels, np.int64), names)
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return [child for child in folder.iterdir() if child.is_dir() and not _hidden(child)]
 
 
 def _is_image(path: Path) -> bool:
@@ -89,7 +93,7 @@ def _part_folder(folder: Path, part: str) -> Path:
 
 def _only_tests(folder: Path) -> list[str]:
     """The folders for testing, where there is none for anything else."""
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    names = sorted(child.name for child in _sub_folders(folder))
     return names if set(names) <= {"test", "val"} else []
 
 

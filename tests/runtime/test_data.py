@@ -76,7 +76,7 @@ def test_a_folder_of_tests_alone_has_no_class_of_that_name(
     image_folder: Path, tmp_path: Path
 ) -> None:
     image_folder.rename(tmp_path / "test")
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / ".thumbnails").mkdir(parents=True)
     (tmp_path / "test").rename(tmp_path / "photos" / "test")
     assert load_split(str(tmp_path / "photos"), "test").class_names == ("cat", "dog")
     with pytest.raises(DataError, match="has a test/ folder but no train/"):
