@@ -14,9 +14,9 @@ from typing import Any
 
 from edgekit.bench.report.results_file import Entry, Run
 
-# Settings that latency depends on, and settings that tell which images accuracy is of.
+# Settings that latency depends on, and settings that accuracy on the same images depends on.
 LATENCY_SETTINGS = ("engine", "threads", "batch_size", "input_shapes")
-ACCURACY_SETTINGS = ("limit", "mean", "std")
+ACCURACY_SETTINGS = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compare_runs(now: Run, baseline: Run) -> Comparison:
     slower_or_faster = _differences(now, baseline, LATENCY_SETTINGS, (now.cpu, baseline.cpu))
     if slower_or_faster:
         notes.append(f"latency is not compared: {slower_or_faster}")
-    images = _differences(now, baseline, ACCURACY_SETTINGS, (_data(now), _data(baseline)))
+    images = _differences(now, baseline, ACCURACY_SETTINGS, (_images(now), _images(baseline)))
     if images:
         notes.append(f"accuracy is not compared: {images}")
     changes = []
@@ -86,8 +86,9 @@ def compare_runs(now: Run, baseline: Run) -> Comparison:
     return Comparison(baseline.source, baseline.version, tuple(changes), tuple(notes))
 
 
-def _data(run: Run) -> str:
-    return f"{run.data} {run.split}" if run.data else "no data"
+def _images(run: Run) -> str:
+    totals = [entry.accuracy.total for entry in run.entries if entry.accuracy]
+    return f"{totals[0]} images of {run.data} {run.split}" if totals else "no data"
 
 
 def _differences(now: Run, baseline: Run, settings: Sequence[str], named: tuple[str, str]) -> str:

@@ -46,6 +46,7 @@ _OUTPUT_SCALES = {
     "QLinearConcat": 0,
     "QLinearAveragePool": 3,
     "QLinearGlobalAveragePool": 3,
+    "QLinearReduceMean": 3,
     "QLinearLeakyRelu": 3,
     "QLinearSigmoid": 3,
     "QLinearSoftmax": 3,

@@ -73,11 +73,15 @@ def bench(
         ),
     ] = None,
     loadgen_seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0.01, callback=options.finite, help="Least duration of a LoadGen scenario."
+            min=0.01,
+            max=86_400,
+            callback=options.finite,
+            help="Least duration of a LoadGen scenario. Default: 10.",
+            show_default=False,
         ),
-    ] = 10.0,
+    ] = None,
     min_accuracy: Annotated[
         float | None,
         typer.Option(
@@ -147,6 +151,7 @@ def bench(
     idle = {"split": split, "limit": limit, "mean": mean, "std": std, **named_sets}
     options.refuse_idle(idle, needed="--data", given=data)
     options.refuse_idle({"force": force or None}, needed="--junit", given=junit)
+    options.refuse_idle({"loadgen-seconds": loadgen_seconds}, needed="--loadgen", given=loadgen)
     if signal_to_noise is not None and data is not None and len(models) == 1:
         raise typer.BadParameter(
             "--signal-to-noise compares with the first model: give two or more"
@@ -171,7 +176,7 @@ def bench(
         cold_starts=cold_starts,
         profile=profile,
         loadgen=options.parse_scenarios(loadgen),
-        loadgen_seconds=loadgen_seconds,
+        loadgen_seconds=10.0 if loadgen_seconds is None else loadgen_seconds,
     )
     source = None if data is None else DataSource(data, data_dir, download)
     gates = Gates(min_accuracy, max_drop, max_bytes, max_latency_ratio)

@@ -40,7 +40,7 @@ ENTRY = Entry(
 
 
 def run(entry: Entry, *others: Entry, cpu: str = "Example CPU", data: str = "digits") -> Run:
-    settings = {"engine": "onnxruntime", "threads": 1, "batch_size": 1, "limit": None}
+    settings = {"engine": "onnxruntime", "threads": 1, "batch_size": 1}
     return Run("old.json", "0.1.0", cpu, "1.32.0", data, "test", settings, (entry, *others))
 
 
@@ -85,10 +85,15 @@ def test_another_machine_s_latency_and_other_images_are_not_compared() -> None:
     assert found.changes[0].imt_ratio == 1.0
     assert found.notes == (
         "latency is not compared: Example CPU now, Other CPU then",
-        "accuracy is not compared: digits test now, cifar10 test then",
+        "accuracy is not compared: 450 images of digits test now, 450 images of cifar10 test then",
     )
     threads = replace(run(ENTRY), settings={**run(ENTRY).settings, "threads": 2})
     assert "threads 2 now, 1 then" in compare_runs(threads, run(ENTRY)).notes[0]
+    assert ENTRY.accuracy is not None
+    fewer = replace(ENTRY, accuracy=replace(ENTRY.accuracy, total=440))
+    found = compare_runs(run(ENTRY), run(fewer))
+    assert found.changes[0].drop_points is None
+    assert found.notes[0].endswith("450 images of digits test now, 440 images of digits test then")
 
 
 def test_a_baseline_of_another_schema_is_refused(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_ctrl_c_is_told_in_one_line(
 @pytest.mark.parametrize(
     "command",
     [
-        ("bench", "--loadgen-seconds"),
+        ("bench", "--loadgen", "both", "--loadgen-seconds"),
         ("bench", "--data", "digits", "--max-drop"),
         ("bench", "--data", "digits", "--min-accuracy"),
         ("bench", "--max-latency-ratio"),

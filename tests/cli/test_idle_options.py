@@ -28,6 +28,7 @@ def in_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("bench", "model.onnx"), ("--data-dir", "."), "--data"),
         (("bench", "model.onnx"), ("--download",), "--data"),
         (("bench", "model.onnx"), ("--force",), "--junit"),
+        (("bench", "model.onnx"), ("--loadgen-seconds", "3"), "--loadgen"),
         (("inspect", "model.onnx"), ("--port", "99"), "--netron"),
         (("inspect", "model.onnx"), ("--no-browser",), "--netron"),
         (("optimize", "model.onnx", "-o", "o.onnx"), ("--download",), "--data"),

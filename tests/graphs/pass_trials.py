@@ -48,7 +48,7 @@ class Trial:
     data: bytes
     feeds: list[Arrays]
     reference: Arrays
-    _loaded: tuple[bytes, ir.Model] | None = None
+    _loaded: tuple[bytes, ir.Model, list[object]] | None = None
     _errors: dict[bytes, float] = field(default_factory=dict)
 
     @classmethod
@@ -71,8 +71,7 @@ class Trial:
         Raises:
             BrokenError: the pass fails, or changed the model and does not say so.
         """
-        model = self._model(data)
-        before = content(model)
+        model, before = self._model(data)
         try:
             with quiet():
                 modified = factory()(model).modified
@@ -95,11 +94,12 @@ class Trial:
             self._errors[data] = self._measured(data, names)
         return self._errors[data]
 
-    def _model(self, data: bytes) -> ir.Model:
-        """The model in memory; a pass that changes nothing leaves it for the next one."""
+    def _model(self, data: bytes) -> tuple[ir.Model, list[object]]:
+        """The model in memory and its content; a pass that changes nothing leaves both."""
         if self._loaded is None or self._loaded[0] is not data:
-            self._loaded = data, ir.from_proto(onnx.load_from_string(data))
-        return self._loaded[1]
+            model = ir.from_proto(onnx.load_from_string(data))
+            self._loaded = data, model, content(model)
+        return self._loaded[1:]
 
     def _measured(self, data: bytes, names: str) -> float:
         before, after = onnx.load_from_string(self.data), onnx.load_from_string(data)
@@ -115,7 +115,9 @@ class Trial:
 
 def content(model: ir.Model) -> list[object]:
     """The nodes and initializers of a model, without the shapes that are noted beside them."""
-    nodes = [ir.to_proto(node).SerializeToString(deterministic=True) for node in model.graph]
+    # serialize_node, since ir.to_proto first asks a node for every protocol there is, at length.
+    serialize = ir.serde.serialize_node
+    nodes = [serialize(node).SerializeToString(deterministic=True) for node in model.graph]
     stored = [(name, id(value.const_value)) for name, value in model.graph.initializers.items()]
     return [*nodes, *stored]
 
