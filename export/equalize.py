@@ -15,9 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgekit.export.calibration import Feed
-from edgekit.export.equalization.channels import Constant, Ids
+from edgekit.export.equalization.channels import Constant
 from edgekit.export.equalization.rules import find_channels, inputs_first
-from edgekit.export.equalization.scales import Reader, Tensor, find_scales
+from edgekit.export.equalization.scales import Tensor, find_scales
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.runtime.session import open_session
 
@@ -98,8 +98,8 @@ def _scaled(constant: Constant, scales: Array) -> NDArray[np.float32]:
     return array.astype(np.float32)
 
 
-def _readers(value: ir.Value, count: int, weights: Mapping[ir.Value, Constant]) -> Iterator[Reader]:
-    """The weights that read a value of `count` channels, their output channels first."""
+def _readers(value: ir.Value, count: int, weights: Mapping[ir.Value, Constant]) -> Iterator[Array]:
+    """The weights that read a value of `count` channels, as `Tensor` has them."""
     for node, index in value.uses():
         weight = node.inputs[1] if len(node.inputs) > 1 else None
         if index or weight is None or weight not in weights:
@@ -109,9 +109,8 @@ def _readers(value: ir.Value, count: int, weights: Mapping[ir.Value, Constant]) 
         if inputs_first(node):
             array = array.T
         outputs, depth = array.shape[:2]
-        columns: Ids = np.arange(count).reshape(count // depth, depth)
-        columns = np.repeat(columns, outputs // len(columns), axis=0)
-        yield Reader(columns, array.reshape(outputs, depth, -1))
+        groups = count // depth
+        yield array.reshape(groups, outputs // groups, depth, -1)
 
 
 def _is_only_clipped(value: ir.Value) -> bool:

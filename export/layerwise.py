@@ -202,7 +202,7 @@ class _Walk:
             for name in names
         ]
         graph = onnx.helper.make_graph(
-            [ir.to_proto(node) for node in needed],
+            [ir.serde.serialize_node(node) for node in needed],
             "part",
             inputs,
             [onnx.ValueInfoProto(name=str(value.name)) for value in results],
@@ -249,7 +249,6 @@ def _fixed_nodes(nodes: Iterable[ir.Node]) -> set[ir.Node]:
 
 def _tensor(value: ir.Value) -> onnx.TensorProto:
     assert value.const_value is not None
-    proto = ir.to_proto(value.const_value)
-    assert isinstance(proto, onnx.TensorProto)
+    proto = ir.serde.serialize_tensor(value.const_value)
     proto.name = str(value.name)
     return proto

@@ -17,7 +17,7 @@ each channel of each value an id; channels with one id share one scale:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -91,21 +91,18 @@ class Channels:
 
     def scaled(self) -> dict[ir.Value, Ids]:
         """Values with a channel that can be scaled, and their ids; equal ids, equal scale."""
-        resolved = {value: self.resolve(ids) for value, ids in self._ids.items()}
+        roots = self._roots()
+        resolved = {value: roots[ids] for value, ids in self._ids.items()}
         return {value: ids for value, ids in resolved.items() if (ids != HELD).any()}
 
-    def resolve(self, ids: Ids) -> Ids:
-        """The ids that stand for all that share their scale."""
-        return np.array([self._root(int(one)) for one in ids.ravel()], np.int64).reshape(ids.shape)
-
     def resolved_constants(self) -> list[Constant]:
-        """The stored arrays that take up scales, by ids as `resolve` gives them."""
+        """The stored arrays that take up scales; equal ids, equal scale."""
+        roots = self._roots()
         return [
-            Constant(
-                constant.value,
-                None if constant.times is None else self.resolve(constant.times),
-                None if constant.over is None else self.resolve(constant.over),
-                constant.mixes,
+            replace(
+                constant,
+                times=None if constant.times is None else roots[constant.times],
+                over=None if constant.over is None else roots[constant.over],
             )
             for constant in self.constants
         ]
@@ -119,3 +116,10 @@ class Channels:
             self._parent[one] = self._parent[self._parent[one]]
             one = self._parent[one]
         return one
+
+    def _roots(self) -> Ids:
+        """Of each id, the one that stands for all that share its scale."""
+        roots = np.array(self._parent, np.int64)
+        while (roots[roots] != roots).any():
+            roots = roots[roots]
+        return roots

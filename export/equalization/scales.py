@@ -28,7 +28,7 @@ from edgekit.export.equalization.channels import HELD, Ids
 _STEPS = 150
 _RATE = 0.05
 _DECAYS = (0.9, 0.99)
-_NORM = 16
+_NORM = 16  # a power of two
 _TENSOR_STEPS, _WEIGHT_STEPS = 255.0, 127.0
 _ROUNDING = 1 / 12  # variance of what rounding to whole steps adds
 _UNREAD = 0.1
@@ -40,19 +40,6 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A weight that reads a tensor.
-
-    Attributes:
-        columns: Which channel of the tensor each entry of a row reads: int [O, C'].
-        weight: Its values, those of one output and one input channel last: [O, C', taps].
-    """
-
-    columns: Ids
-    weight: Array
-
-
-@dataclass(frozen=True)
 class Tensor:
     """A tensor that will be quantized.
 
@@ -60,13 +47,14 @@ class Tensor:
         ids: Of its channels [C].
         extents: The largest absolute value of each channel [C].
         squares: The mean square of each channel [C].
-        readers: The weights that read it.
+        readers: The weights that read it, each [G, O, C / G, taps]: group g reads the g-th part of
+            the channels.
     """
 
     ids: Ids
     extents: Array
     squares: Array
-    readers: tuple[Reader, ...] = ()
+    readers: tuple[Array, ...] = ()
 
 
 def find_scales(count: int, tensors: Sequence[Tensor]) -> Array:
@@ -98,10 +86,14 @@ def find_scales(count: int, tensors: Sequence[Tensor]) -> Array:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """What rounding a weight costs: [O, C'] but for `shares`, the weight of each row [O]."""
+class _Weight:
+    """What rounding a weight costs.
 
-    columns: Ids
+    Attributes:
+        peaks: The largest value of each output and input channel [G, O, C / G].
+        shares: How much the noise of each row counts [G, O].
+    """
+
     peaks: Array
     shares: Array
 
@@ -114,7 +106,7 @@ class _Noise:
     extents: Array
     squares: Array
     energies: Array
-    rows: tuple[_Row, ...]
+    weights: tuple[_Weight, ...]
 
     @classmethod
     def of(cls, tensor: Tensor) -> _Noise:
@@ -122,43 +114,50 @@ class _Noise:
         top = max(float(tensor.extents.max()), _TINY)
         extents = np.maximum(tensor.extents / top, _LEAST_EXTENT)
         squares = np.maximum(tensor.squares / top**2, _LEAST_SQUARE)
-        energies, rows = np.zeros(len(extents)), []
+        energies, weights = np.zeros(len(extents)), []
         if not tensor.readers:
             energies += _UNREAD / squares.sum()
         for reader in tensor.readers:
-            strength = (reader.weight**2).sum(2)
-            signal = np.maximum((strength * squares[reader.columns]).sum(1), _TINY)
-            shares = 1 / signal / len(signal)
-            np.add.at(energies, reader.columns.ravel(), (shares[:, None] * strength).ravel())
-            if strength.shape[1] > 1:  # a row of one channel rounds alike whatever the scale
-                taps = reader.weight.shape[2]
-                rows.append(_Row(reader.columns, np.abs(reader.weight).max(2), shares * taps))
-        return cls(tensor.ids, extents, squares, energies, tuple(rows))
+            groups, outputs, depth, taps = reader.shape
+            strength = np.square(reader).sum(3)
+            signal = np.maximum(strength @ squares.reshape(groups, depth, 1), _TINY)
+            shares = 1 / signal[..., 0] / (groups * outputs)
+            energies += (shares[:, None] @ strength).ravel()
+            if depth > 1:  # a row of one channel rounds alike whatever the scale
+                weights.append(_Weight(np.abs(reader).max(3), shares * taps))
+        return cls(tensor.ids, extents, squares, energies, tuple(weights))
 
     def add_gradient(self, scales: Array, gradient: Array) -> float:
         """Add the noise's gradient by log s to `gradient` [count]; returns the noise."""
         own = scales[self.ids]
-        step, part = _soft_square(self.extents[None] / own, _TENSOR_STEPS)
+        step, part = _soft_square(self.extents / own, _TENSOR_STEPS)
         passed = (self.energies * own**2).sum()
-        noise = float(step[0] * passed)
-        slope = 2 * step[0] * (self.energies * own**2 - passed * part[0])
-        for row in self.rows:
-            there = own[row.columns]
-            steps, parts = _soft_square(row.peaks * there, _WEIGHT_STEPS)
-            steps = steps * row.shares
-            spread = self.squares[row.columns] / there**2
-            total = spread.sum(1)
+        noise = float(step * passed)
+        slope = 2 * step * (self.energies * own**2 - passed * part)
+        for weight in self.weights:
+            groups, _, depth = weight.peaks.shape
+            steps, parts = _soft_square(weight.peaks * own.reshape(groups, 1, depth), _WEIGHT_STEPS)
+            steps = steps * weight.shares
+            spread = (self.squares / own**2).reshape(groups, depth)
+            total = spread.sum(1, keepdims=True)
             noise += float((steps * total).sum())
-            change = 2 * steps[:, None] * (total[:, None] * parts - spread)
-            np.add.at(slope, row.columns.ravel(), change.ravel())
+            rows = (steps[:, None] @ parts)[:, 0]
+            slope += 2 * (total * rows - steps.sum(1, keepdims=True) * spread).ravel()
         np.add.at(gradient, self.ids, slope)
         return noise
 
 
 def _soft_square(values: Array, steps: float) -> tuple[Array, Array]:
-    """Noise of a quantizer that reaches to the p-norm of each row, and each entry's part in it."""
-    largest = np.maximum(values.max(1, keepdims=True), _TINY)
-    powers = (values / largest) ** _NORM
-    total = np.maximum(powers.sum(1, keepdims=True), _TINY)
-    extent = (largest * total ** (1 / _NORM))[:, 0]
-    return _ROUNDING * (extent / steps) ** 2, powers / total
+    """Noise of a quantizer that reaches to the p-norm of each row [..., C], and its entries' parts.
+
+    Returns:
+        The noise [...], and what share each entry has in the p-norm [..., C].
+    """
+    largest = np.maximum(values.max(-1, keepdims=True), _TINY)
+    powers = values / largest
+    for _ in range(_NORM.bit_length() - 1):  # many times as fast as **
+        powers *= powers
+    total = powers.sum(-1, keepdims=True)
+    extent = (largest * total ** (1 / _NORM))[..., 0]
+    powers /= total
+    return _ROUNDING * (extent / steps) ** 2, powers

@@ -43,7 +43,7 @@ class Evaluator:
         Raises:
             NotExactError: onnxruntime does not run it alone.
         """
-        proto = ir.to_proto(node)
+        proto = ir.serde.serialize_node(node)
         arrays = {f"s{i}": each.numpy() for i, each in enumerate(settings) if each is not None}
         proto.name = ""
         names = [f"s{i}" for i in range(len(settings))]
