@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
-from edgekit.runtime.errors import CheckpointError
-from edgekit.runtime.preprocessing import Preprocessing
-from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.compiled import CompiledNetwork
 from edgekit.train.recipe_tables import DistillRecipe
 from edgekit.train.teacher_outputs import TeacherOutputs, View
@@ -61,9 +57,7 @@ class Distillation:
 
     Args:
         recipe: Temperature, weight and schedule.
-        teacher: The teacher, in evaluation mode.
-        own: What the teacher's input was normalized with.
-        student: What the batches that come here are normalized with.
+        teacher: The teacher; it takes what the student takes.
         compile: Whether torch.compile compiles the teacher.
         channels_last: Whether the batches come with their channels last in memory.
     """
@@ -72,8 +66,6 @@ class Distillation:
         self,
         recipe: DistillRecipe,
         teacher: nn.Module,
-        own: Preprocessing,
-        student: Preprocessing,
         *,
         compile: bool = False,  # noqa: A002 -- as torch calls it
         channels_last: bool = False,
@@ -84,16 +76,10 @@ class Distillation:
         if channels_last:
             self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled = CompiledNetwork(self.teacher, compile=compile)
-        self._renormalizes = (own.mean, own.std) != (student.mean, student.std)
-        student_mean, student_std = torch.tensor(student.mean), torch.tensor(student.std)
-        mean, std = torch.tensor(own.mean), torch.tensor(own.std)
-        self._scale = (student_std / std)[:, None, None]
-        self._shift = ((student_mean - mean) / std)[:, None, None]
 
     def to(self, device: torch.device) -> None:
         """Move the teacher to the training device."""
         self.teacher.to(device)
-        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def keep_outputs(self, outputs: TeacherOutputs) -> None:
         """Ask the teacher only for what is not among these."""
@@ -118,8 +104,6 @@ class Distillation:
         weight = self.recipe.weight * SCHEDULES[self.recipe.schedule](done)
         if weight == 0:
             return label_loss
-        if self._renormalizes:
-            inputs = inputs * self._scale + self._shift
         with torch.no_grad():
             teacher = self._ask(inputs, batch)
         taught = distillation_loss(student, teacher, self.recipe.temperature)
@@ -135,50 +119,3 @@ class Distillation:
         """Keep what the teacher said."""
         if self._outputs is not None:
             self._outputs.end_view()
-
-
-def load_teacher(
-    recipe: DistillRecipe,
-    path: Path,
-    student: Preprocessing,
-    *,
-    compile: bool = False,  # noqa: A002 -- as torch calls it
-    channels_last: bool = False,
-) -> Distillation:
-    """Read the recipe's teacher.
-
-    Args:
-        recipe: Temperature, weight and schedule.
-        path: The teacher's checkpoint.
-        student: Sizes and class names of the data that the student learns from.
-        compile: Whether torch.compile compiles the teacher.
-        channels_last: Whether the batches come with their channels last in memory.
-
-    Raises:
-        CheckpointError: it does not load, or takes other images or knows other classes.
-    """
-    checkpoint = load_checkpoint(path)
-    own = checkpoint.preprocessing
-    if own.class_names != student.class_names:
-        raise CheckpointError(
-            f"{path}: the teacher knows {_named(own.class_names)}, the data has "
-            f"{_named(student.class_names)}; distill from a teacher of the same classes"
-        )
-    if own.image_shape != student.image_shape:
-        raise CheckpointError(
-            f"{path}: the teacher takes images {list(own.image_shape)} (height, width, channels), "
-            f"the data has {list(student.image_shape)}; distill from a teacher of the same size"
-        )
-    return Distillation(
-        recipe,
-        checkpoint.build(),
-        own,
-        student,
-        compile=compile,
-        channels_last=channels_last,
-    )
-
-
-def _named(classes: tuple[str, ...]) -> str:
-    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-    return f"{len(classes)} classes ({shown})"

@@ -42,8 +42,10 @@ class Recipe(RecipeKeys):
         named = {
             "data.name": None if self.data.name in DATASETS else self.data.name,
             "train.start": self.train.start,
-            "distill.teacher": None if self.distill is None else self.distill.teacher,
         }
+        teachers = () if self.distill is None else self.distill.teachers
+        for number, teacher in enumerate(teachers):
+            named[f"distill.teacher[{number}]" if number else "distill.teacher"] = teacher
         return {key: self.path(name) for key, name in named.items() if name is not None}
 
 

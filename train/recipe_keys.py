@@ -162,6 +162,8 @@ def _check_together(keys: RecipeKeys) -> None:
             f"train.milestones: {list(train.milestones)} must be epochs in rising order from 1 to "
             f"{train.epochs - 1} for the step schedule"
         )
+    if distill is not None and not distill.teachers:
+        raise RecipeError("distill.teacher: is empty; give a checkpoint, or several")
     if distill is not None and distill.outputs is not None and not distill.views:
         raise RecipeError(
             "distill.outputs: answers are kept only where images repeat; set distill.views, or "

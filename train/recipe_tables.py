@@ -144,7 +144,9 @@ class DistillRecipe:
     """Learning from a teacher's outputs as well as from the labels.
 
     Attributes:
-        teacher: A checkpoint; its path is relative to the recipe's file.
+        teacher: A checkpoint, or several, whose mean logits are the target; paths are relative to
+            the recipe's file.
+        mirror: Ask about each image's mirror image too, and take the mean.
         temperature: What both networks' logits are divided by.
         weight: The teacher's share of the loss, at the start.
         schedule: How that share moves over the epochs: not at all, or to zero.
@@ -154,12 +156,18 @@ class DistillRecipe:
             to the recipe's file. Left out, it is in the run's folder.
     """
 
-    teacher: str
+    teacher: str | tuple[str, ...]
+    mirror: bool = False
     temperature: float = 4.0
     weight: float = 0.5
     schedule: DistillSchedule = "constant"
     views: int = 0
     outputs: str | None = None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The checkpoints, one or more."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
 
 @dataclass(frozen=True)

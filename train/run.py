@@ -14,7 +14,7 @@ from torch import nn
 from edgekit.runtime.errors import RecipeError
 from edgekit.runtime.files import check_output
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from edgekit.train.distill import Distillation, load_teacher
+from edgekit.train.distill import Distillation
 from edgekit.train.fit import Devices, check_devices, fit
 from edgekit.train.lightning_module import TrainingModule
 from edgekit.train.memory_format import overrunning_layer
@@ -37,6 +37,7 @@ from edgekit.train.run_folder import (
     summarize,
 )
 from edgekit.train.start import first_network
+from edgekit.train.teacher import load_teachers
 from edgekit.train.teacher_outputs import TeacherOutputs, outputs_folder
 from edgekit.train.trained import check_named
 from edgekit.train.training_data import TrainingData, load_training_data
@@ -260,15 +261,15 @@ def _distillation(recipe: Recipe, data: TrainingData, run_dir: Path) -> Distilla
     keys = recipe.distill
     if keys is None:
         return None
-    teacher = recipe.path(keys.teacher)
-    check_named(teacher, "distill.teacher")
-    distillation = load_teacher(
+    teachers = [recipe.path(teacher) for teacher in keys.teachers]
+    for teacher in teachers:
+        check_named(teacher, "distill.teacher")
+    distillation = Distillation(
         keys,
-        teacher,
-        data.preprocessing,
+        load_teachers(teachers, data.preprocessing, mirror=keys.mirror),
         compile=recipe.train.compile,
         channels_last=recipe.train.channels_last,
     )
     if keys.views:
-        distillation.keep_outputs(TeacherOutputs(outputs_folder(recipe, teacher, run_dir)))
+        distillation.keep_outputs(TeacherOutputs(outputs_folder(recipe, teachers, run_dir)))
     return distillation

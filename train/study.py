@@ -43,6 +43,8 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("tomli_w", "train") from missing
 
 _FOLDER_DIGITS = 6  # of the digest
+# Keys that came after studies had been kept: at these defaults a digest is what it was before.
+_LATER_KEYS = (("distill", "mirror", False),)
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
 
@@ -143,6 +145,9 @@ class Training:
     def digest(self) -> str:
         """Tells recipes that differ in more than their name: 12 hexadecimal digits."""
         keys = {**asdict(self.recipe), "name": "", "text": "", "folder": ""}
+        for table, key, default in _LATER_KEYS:
+            if keys[table] is not None and keys[table][key] == default:
+                del keys[table][key]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:12]
 
 
@@ -236,11 +241,18 @@ def _seen_from(folder: Path, base: Recipe) -> dict[str, Any]:
     if own == start:
         return tables
     for table, key in PATH_KEYS:
-        name = tables.get(table, {}).get(key)
-        if name is None or Path(name).is_absolute() or (key == "name" and name in DATASETS):
+        value = tables.get(table, {}).get(key)
+        if value is None or (key == "name" and value in DATASETS):
             continue
-        tables[table] = {**tables[table], key: os.path.relpath(own / name, start)}
+        moved = [
+            _moved(name, own, start) for name in ([value] if isinstance(value, str) else value)
+        ]
+        tables[table] = {**tables[table], key: moved[0] if isinstance(value, str) else moved}
     return tables
+
+
+def _moved(name: str, own: Path, start: Path) -> str:
+    return name if Path(name).is_absolute() else os.path.relpath(own / name, start)
 
 
 def _by_seed(keys: StudyKeys) -> Iterator[tuple[Variant, int]]:

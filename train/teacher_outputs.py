@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -103,12 +103,12 @@ class TeacherOutputs:
         return self._folder / f"view-{view.epoch}-{view.process}.safetensors"
 
 
-def outputs_folder(recipe: Recipe, teacher: Path, run_dir: Path) -> Path:
+def outputs_folder(recipe: Recipe, teachers: Sequence[Path], run_dir: Path) -> Path:
     """Where a run keeps its teacher's outputs, named for all that they depend on.
 
     Args:
         recipe: The run's; distill.outputs says where, else it is the run's own folder.
-        teacher: The teacher's checkpoint.
+        teachers: The teachers' checkpoints.
         run_dir: The run's folder.
     """
     keys = recipe.distill
@@ -116,7 +116,8 @@ def outputs_folder(recipe: Recipe, teacher: Path, run_dir: Path) -> Path:
     parent = run_dir / FOLDER if shared is None else recipe.path(shared)
     train = recipe.train
     depends = {
-        "teacher": hashlib.sha256(teacher.read_bytes()).hexdigest(),
+        "teachers": [hashlib.sha256(path.read_bytes()).hexdigest() for path in teachers],
+        "mirror": keys is not None and keys.mirror,
         "data": asdict(recipe.data),
         "augment": asdict(recipe.augment),
         "seed": recipe.seed,

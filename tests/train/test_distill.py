@@ -1,26 +1,20 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
-from edgekit.train.checkpoint import Checkpoint, save_checkpoint
 from edgekit.train.distill import (
     SCHEDULES,
     BatchIndex,
     Distillation,
     distillation_loss,
-    load_teacher,
 )
-from edgekit.train.models.table import build_model
 from edgekit.train.recipe_tables import DistillRecipe
+from edgekit.train.teacher import Renormalized
 
 STUDENT = Preprocessing(8, 8, (0.3,), (0.4,), ("a", "b", "c"))
-OPTIONS = {"blocks": [1], "growth": 4, "stem_width": 4, "bottleneck": 0}
 
 
 def logits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +50,7 @@ def test_the_losses_are_mixed_by_weight_and_the_teacher_sees_its_own_normalizati
     recipe = DistillRecipe("t", temperature=2.0, weight=0.6, schedule="linear")
     images = torch.randint(256, (5, 8, 8, 1), dtype=torch.uint8).numpy()
     seen = torch.from_numpy(own(images))
-    found = Distillation(recipe, teacher, own, STUDENT).mix(
+    found = Distillation(recipe, Renormalized(teacher, own, STUDENT)).mix(
         torch.tensor(2.0), student, torch.from_numpy(STUDENT(images)), 0.5, BatchIndex(0, 0)
     )
     expected = 0.7 * 2.0 + 0.3 * distillation_loss(student, teacher(seen), 2.0)
@@ -69,7 +63,7 @@ def test_the_losses_are_mixed_by_weight_and_the_teacher_sees_its_own_normalizati
 def test_gradients_reach_the_student_and_not_the_teacher() -> None:
     student = logits()[0].requires_grad_()
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    distillation = Distillation(DistillRecipe("t"), teacher, STUDENT, STUDENT)
+    distillation = Distillation(DistillRecipe("t"), teacher)
     loss = distillation.mix(
         torch.tensor(0.0), student, torch.randn(5, 1, 8, 8), 0.0, BatchIndex(0, 0)
     )
@@ -77,41 +71,3 @@ def test_gradients_reach_the_student_and_not_the_teacher() -> None:
     assert student.grad is not None
     assert float(student.grad.abs().sum()) > 0
     assert all(p.grad is None for p in teacher.parameters())
-
-
-def saved(path: Path, preprocessing: Preprocessing) -> Path:
-    classes = len(preprocessing.class_names)
-    module = build_model("densenet", OPTIONS, in_channels=1, num_classes=classes)
-    state = module.state_dict()
-    save_checkpoint(
-        Checkpoint("densenet", OPTIONS, 1, classes, preprocessing, "digits", "", state), path
-    )
-    return path
-
-
-def test_a_fitting_teacher_loads(tmp_path: Path) -> None:
-    own = Preprocessing(8, 8, (0.1,), (0.2,), STUDENT.class_names)
-    path = saved(tmp_path / "teacher.safetensors", own)
-    distillation = load_teacher(DistillRecipe(str(path)), path, STUDENT)
-    assert not distillation.teacher.training
-
-
-@pytest.mark.parametrize(
-    ("own", "message"),
-    [
-        (Preprocessing(8, 8, (0.1,), (0.2,), ("a", "b")), r"knows 2 classes \(a, b\), the data"),
-        (Preprocessing(8, 8, (0.1,), (0.2,), ("a", "c", "b")), r"3 classes \(a, c, b\)"),
-        (Preprocessing(16, 8, (0.1,), (0.2,), ("a", "b", "c")), r"takes images \[16, 8, 1\]"),
-    ],
-)
-def test_a_teacher_of_other_classes_or_sizes_is_refused(
-    tmp_path: Path, own: Preprocessing, message: str
-) -> None:
-    path = saved(tmp_path / "teacher.safetensors", own)
-    with pytest.raises(CheckpointError, match=message):
-        load_teacher(DistillRecipe(str(path)), path, STUDENT)
-
-
-def test_a_missing_teacher_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gone\.safetensors: no such file"):
-        load_teacher(DistillRecipe("x"), tmp_path / "gone.safetensors", STUDENT)

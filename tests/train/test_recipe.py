@@ -43,7 +43,8 @@ def test_a_recipe_loads_from_a_path_and_its_paths_are_relative_to_it(tmp_path: P
     path.write_text(MINIMAL + '[distill]\nteacher = "teachers/big.safetensors"\n')
     recipe = load_recipe(path)
     assert recipe.distill is not None
-    assert recipe.path(recipe.distill.teacher) == tmp_path / "teachers" / "big.safetensors"
+    assert recipe.distill.teachers == ("teachers/big.safetensors",)
+    assert recipe.inputs() == {"distill.teacher": tmp_path / "teachers" / "big.safetensors"}
     assert recipe.path("/elsewhere/x") == Path("/elsewhere/x")
 
 
@@ -143,6 +144,19 @@ def test_outputs_without_views_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"distill\.outputs: .* set distill\.views"):
         parse_recipe(text, origin="r.toml")
     assert parse_recipe(text + "views = 2\n", origin="r.toml").distill is not None
+
+
+def test_a_student_may_have_several_teachers_but_not_none() -> None:
+    text = MINIMAL + "[distill]\nteacher = {}\n"
+    recipe = parse_recipe(text.format('["a", "b/c"]'), origin="r.toml", folder=Path("/r"))
+    assert recipe.inputs() == {
+        "distill.teacher": Path("/r/a"),
+        "distill.teacher[1]": Path("/r/b/c"),
+    }
+    with pytest.raises(RecipeError, match=r"distill\.teacher: is empty; give a checkpoint"):
+        parse_recipe(text.format("[]"), origin="r.toml")
+    with pytest.raises(RecipeError, match=r"distill\.teacher\[1\]: expected a string, got 2"):
+        parse_recipe(text.format('["a", 2]'), origin="r.toml")
 
 
 def test_every_range_belongs_to_a_key_that_exists() -> None:

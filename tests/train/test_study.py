@@ -160,9 +160,21 @@ def test_paths_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
         assert recipe.distill is not None
         beside = tmp_path / "recipes"
         assert recipe.path(recipe.train.start) == beside / "begun.safetensors"
-        assert recipe.path(recipe.distill.teacher) == tmp_path / "teacher.safetensors"
+        assert recipe.path(*recipe.distill.teachers) == tmp_path / "teacher.safetensors"
         if recipe.data.name != "digits":
             assert recipe.path(recipe.data.name) == beside / "images.npz"
+
+
+def test_each_of_several_teachers_belongs_to_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    teachers = '[distill]\nteacher = ["one.safetensors", "/two.safetensors"]\n'
+    (tmp_path / "recipes" / "base.toml").write_text(BASE + teachers)
+    study = STUDY.replace("set.distill.teacher = ", "set.train.start = ")
+    (tmp_path / "study.toml").write_text(study)
+    recipe = load_study(tmp_path / "study.toml").trainings[0].recipe
+    assert recipe.distill is not None
+    one, two = map(recipe.path, recipe.distill.teachers)
+    assert (one, two) == (tmp_path / "recipes" / "one.safetensors", Path("/two.safetensors"))
 
 
 def test_paths_of_a_shipped_base_belong_to_the_working_folder(

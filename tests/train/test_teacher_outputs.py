@@ -104,14 +104,16 @@ def test_what_the_kept_outputs_depend_on_names_their_folder(tmp_path: Path) -> N
     teacher = tmp_path / "teacher.safetensors"
     teacher.write_bytes(b"one")
     recipe = student(tmp_path)
-    own = outputs_folder(recipe, teacher, tmp_path / "run")
+    own = outputs_folder(recipe, [teacher], tmp_path / "run")
     assert own.parent == tmp_path / "run" / "teacher-outputs"
     shared = student(tmp_path, more='outputs = "shared"\n')
-    assert outputs_folder(shared, teacher, tmp_path / "run").parent == tmp_path / "shared"
-    names = {own.name, outputs_folder(dataclasses.replace(recipe, seed=1), teacher, Path()).name}
+    assert outputs_folder(shared, [teacher], tmp_path / "run").parent == tmp_path / "shared"
+    others = [dataclasses.replace(recipe, seed=1), student(tmp_path, more="mirror = true\n")]
+    names = {own.name, *(outputs_folder(other, [teacher], Path()).name for other in others)}
+    names.add(outputs_folder(recipe, [teacher, teacher], Path()).name)
     teacher.write_bytes(b"two")
-    names.add(outputs_folder(recipe, teacher, Path()).name)
-    assert len(names) == 3
+    names.add(outputs_folder(recipe, [teacher], Path()).name)
+    assert len(names) == 5
 
 
 def test_a_student_of_repeated_views_asks_its_teacher_once_for_each(tmp_path: Path) -> None:
