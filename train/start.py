@@ -13,6 +13,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint
 from edgekit.train.models.table import MODELS, build_model
 from edgekit.train.recipe import Recipe
+from edgekit.train.same_data import check_same_data
 from edgekit.train.settings import from_mapping
 from edgekit.train.trained import check_named
 from edgekit.train.training_data import TrainingData
@@ -58,17 +59,7 @@ def _load_start(recipe: Recipe, path: Path, data: Preprocessing) -> Checkpoint:
     """
     checkpoint = load_checkpoint(path)
     _check_model(recipe, path, checkpoint)
-    own = checkpoint.preprocessing
-    if own.class_names != data.class_names:
-        raise CheckpointError(
-            f"{path}: knows the classes {_named(own.class_names)}, the data has "
-            f"{_named(data.class_names)}; start from a checkpoint of the same classes"
-        )
-    if own.image_shape != data.image_shape:
-        raise CheckpointError(
-            f"{path}: takes images {list(own.image_shape)} (height, width, channels), the data has "
-            f"{list(data.image_shape)}; start from a checkpoint of the same size"
-        )
+    check_same_data(path, checkpoint.preprocessing, data, "start from a checkpoint")
     return checkpoint
 
 
@@ -88,8 +79,3 @@ def _check_model(recipe: Recipe, path: Path, checkpoint: Checkpoint) -> None:
             f"{path}: was trained with model.{key} = {held[key]}, the recipe says {wanted[key]}; "
             "start from a checkpoint of the same model"
         )
-
-
-def _named(classes: tuple[str, ...]) -> str:
-    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-    return f"{len(classes)} ({shown})"

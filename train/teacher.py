@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import load_checkpoint
+from edgekit.train.same_data import check_same_data
 
 
 class Renormalized(nn.Module):
@@ -77,21 +77,7 @@ def load_teachers(
 def _load(path: Path, student: Preprocessing) -> nn.Module:
     checkpoint = load_checkpoint(path)
     own = checkpoint.preprocessing
-    if own.class_names != student.class_names:
-        raise CheckpointError(
-            f"{path}: the teacher knows {_named(own.class_names)}, the data has "
-            f"{_named(student.class_names)}; distill from a teacher of the same classes"
-        )
-    if own.image_shape != student.image_shape:
-        raise CheckpointError(
-            f"{path}: the teacher takes images {list(own.image_shape)} (height, width, channels), "
-            f"the data has {list(student.image_shape)}; distill from a teacher of the same size"
-        )
+    check_same_data(path, own, student, "distill from a teacher")
     network = checkpoint.build()
     same = (own.mean, own.std) == (student.mean, student.std)
     return network if same else Renormalized(network, own, student)
-
-
-def _named(classes: tuple[str, ...]) -> str:
-    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-    return f"{len(classes)} classes ({shown})"

@@ -39,8 +39,11 @@ def test_a_fitting_teacher_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (Preprocessing(8, 8, (0.1,), (0.2,), ("a", "b")), r"knows 2 classes \(a, b\), the data"),
-        (Preprocessing(8, 8, (0.1,), (0.2,), ("a", "c", "b")), r"3 classes \(a, c, b\)"),
+        (
+            Preprocessing(8, 8, (0.1,), (0.2,), ("a", "b")),
+            r"knows the classes 2 \(a, b\), the data",
+        ),
+        (Preprocessing(8, 8, (0.1,), (0.2,), ("a", "c", "b")), r"3 \(a, c, b\)"),
         (Preprocessing(16, 8, (0.1,), (0.2,), ("a", "b", "c")), r"takes images \[16, 8, 1\]"),
     ],
 )
