@@ -244,15 +244,15 @@ def _seen_from(folder: Path, base: Recipe) -> dict[str, Any]:
         value = tables.get(table, {}).get(key)
         if value is None or (key == "name" and value in DATASETS):
             continue
-        moved = [
-            _moved(name, own, start) for name in ([value] if isinstance(value, str) else value)
-        ]
-        tables[table] = {**tables[table], key: moved[0] if isinstance(value, str) else moved}
+        tables[table] = {**tables[table], key: _moved(value, own, start)}
     return tables
 
 
-def _moved(name: str, own: Path, start: Path) -> str:
-    return name if Path(name).is_absolute() else os.path.relpath(own / name, start)
+def _moved(path: str | list[str], own: Path, start: Path) -> str | list[Any]:
+    """A path or several, relative to `start` in place of `own`."""
+    if isinstance(path, list):
+        return [_moved(each, own, start) for each in path]
+    return path if Path(path).is_absolute() else os.path.relpath(own / path, start)
 
 
 def _by_seed(keys: StudyKeys) -> Iterator[tuple[Variant, int]]:

@@ -64,6 +64,7 @@ def test_gradients_reach_the_student_and_not_the_teacher() -> None:
     student = logits()[0].requires_grad_()
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     distillation = Distillation(DistillRecipe("t"), teacher)
+    assert not distillation.teacher.training
     loss = distillation.mix(
         torch.tensor(0.0), student, torch.randn(5, 1, 8, 8), 0.0, BatchIndex(0, 0)
     )
