@@ -25,6 +25,7 @@ from edgekit.export.half import (
     to_fp16_storage,
 )
 from edgekit.export.keep_float import keep_float
+from edgekit.export.liveness.shapes import check_shapes
 from edgekit.export.precisions import PRECISIONS, Job
 from edgekit.export.quantize_report import QuantizeReport, account
 from edgekit.export.split_activations import split_hard_swish
@@ -175,6 +176,7 @@ def _check_float(model: ir.Model) -> None:
 
 def _prepare(model: ir.Model) -> ir.Model:
     """A copy with constants as initializers, types inferred, and a name for every node."""
+    check_shapes(model)
     work = from_proto(to_proto(model))
     ir.passes.Sequential(
         common.InlinePass(),

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgekit.export.graph import tensors_aside
 from edgekit.export.quiet import quiet
+from edgekit.runtime.errors import ModelFileError
 
 # One entry an axis: its size, the name of a dynamic size, or None where nothing is known.
 Dims = tuple[int | str | None, ...]
@@ -49,18 +50,38 @@ def shapes_known(graph: ir.Graph) -> bool:
     )
 
 
+def check_shapes(model: ir.Model) -> None:
+    """Refuse a model that declares other shapes or types than its nodes compute.
+
+    Raises:
+        ModelFileError: it does.
+    """
+    try:
+        onnx.shape_inference.infer_shapes(_skeleton(model), check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelFileError(
+            f"the model is not valid ONNX ({' '.join(str(error).split())}): "
+            "declare the shapes and types that its nodes compute"
+        ) from error
+
+
 def _infer(model: ir.Model) -> dict[str, onnx.TypeProto.Tensor]:
     """What ONNX finds, by name; nothing where it fails."""
-    with tensors_aside(model) as aside:
-        proto = ir.to_proto(model)
-    _declare(proto.graph, aside)
     try:
         with quiet():
-            graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+            graph = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph
     except Exception:  # onnx raises bare ones, too
         return {}
     infos = (*graph.input, *graph.value_info, *graph.output)
     return {info.name: info.type.tensor_type for info in infos if info.type.HasField("tensor_type")}
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model without its large tensors, which protobuf need not hold."""
+    with tensors_aside(model) as aside:
+        proto = ir.to_proto(model)
+    _declare(proto.graph, aside)
+    return proto
 
 
 def _declare(graph: onnx.GraphProto, absent: Collection[int]) -> None:

@@ -421,6 +421,22 @@ def foreign(body: str, ir_version: int = 8, opset: int = 17) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.parametrize("declared", ["float[N, 11]", "float[N]", "int64[N, 10]"])
+def test_an_output_that_is_not_what_the_nodes_compute_is_refused(
+    declared: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f"""
+    wrong (float[N, 16] x) => ({declared} logits)
+    {{
+        logits = Gemm<transB = 1>(x, head, bias)
+    }}
+    """
+    with pytest.raises(ModelFileError, match="declare the shapes and types") as caught:
+        quantize(from_proto(foreign(text)), "fp16")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_operator_of_onnxruntimes_own_stays_and_the_rest_converts(
     precision: str, batch: NDArray[np.float32]
