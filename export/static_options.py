@@ -64,8 +64,9 @@ class StaticOptions:
     @property
     def code_settings(self) -> dict[str, Any]:
         """What the codes are like, as it is recorded."""
+        processor = {} if self.target is None else {"target": self.target}
         return {
-            "target": self.target,
+            **processor,
             "activations": self.activations,
             "weight_bits": 7 if self.reduce_range else 8,
         }

@@ -10,10 +10,21 @@ import onnx_ir as ir
 
 from edgekit import console
 from edgekit.commands.accuracy_drop import AccuracyDrop, DropLimit, DropMeter
-from edgekit.commands.calibrating import CacheUse, Calibration, CalibrationRun, digested
+from edgekit.commands.calibrating import (
+    CacheUse,
+    Calibration,
+    CalibrationRun,
+    digested,
+)
 from edgekit.commands.calibration_report import report_calibration
 from edgekit.commands.images import AS_STORED, Normalization, spread
-from edgekit.commands.max_drop import CODED, SENSITIVITY_IMAGES, KeptLayers, Search, best_path
+from edgekit.commands.max_drop import (
+    CODED,
+    SENSITIVITY_IMAGES,
+    KeptLayers,
+    Search,
+    best_path,
+)
 from edgekit.commands.packing import Packing
 from edgekit.commands.quantize_files import check_files
 from edgekit.commands.target import TargetChoice
@@ -219,7 +230,8 @@ def quantize_file(
             kernels=kernels or StaticOptions.kernels,
             batch_norm=batch_norm or StaticOptions.batch_norm,
             refinements=refinements,
-        )
+        ),
+        precision,
     )
     reader = run.reader if run else None
     # One calibrator for all conversions: it finds the ranges of a model once.
@@ -234,7 +246,8 @@ def quantize_file(
     if preprocessing and max_drop and held_out:
         # A dynamic model takes its ranges from the whole batch; a device gives it one image.
         at_once = 1 if precision == "dynamic-int8" else None
-        meter = DropMeter(model, preprocessing, held_out, at_once)
+        exact = not target.may_overflow
+        meter = DropMeter(model, preprocessing, held_out, at_once, exact_integers=exact)
         drop = meter.drop(done.model)
         if drop.points > max_drop.points:
             samples = preprocessing(spread(run.images if run else held_out, SENSITIVITY_IMAGES))

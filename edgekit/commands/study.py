@@ -113,6 +113,7 @@ def run_study(
     loaded = load_study(study)
     _check(loaded.trainings)
     output = output or RUNS / loaded.name
+    _check_folder(output)
 
     def train(training: Training, place: int) -> None:
         folder = output / training.folder
@@ -137,6 +138,16 @@ def run_study(
     elsewhere = tuple(folder for folder in missing if folder not in failures)
     summaries = tuple(summarize(rows))
     return StudyResult(loaded.name, output, tuple(rows), summaries, elsewhere, failures)
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse to write over what no study left there."""
+    others = [name for name in (SUMMARY, FRONT) if (output / name).exists()]
+    if others and not (output / RESULTS).exists():
+        raise OutputError(
+            f"{output / others[0]}: exists, and is no study's, which has {RESULTS} beside it; "
+            "choose another folder"
+        )
 
 
 @contextmanager
@@ -214,7 +225,8 @@ def _figures(path: Path, model: ir.Model, precision: str, data: TrainingData) ->
     # Such a model takes its ranges from the whole batch; a device gives it one image at a time.
     at_once = 1 if precision == "dynamic-int8" else None
     with session_source(model) as source:
-        session = open_session(source)
+        # Exact, so that accuracy does not depend on whose processor measured it.
+        session = open_session(source, exact_integers=True)
         result = evaluate(session, data.preprocessing, data.validation, batch_size=at_once)
     return Measured(
         precision=precision,

@@ -58,8 +58,15 @@ class TargetChoice:
         find_target(name)
         return name
 
-    def tune(self, options: StaticOptions) -> StaticOptions:
-        """Those options with what suits the processor."""
+    @property
+    def may_overflow(self) -> bool:
+        """Whether the processor's sums of 8-bit products can overflow."""
+        return self.resolved() == "avx2"
+
+    def tune(self, options: StaticOptions, precision: str) -> StaticOptions:
+        """Those options with what suits the processor, for a precision that multiplies codes."""
+        if precision not in _INTEGER:
+            return options
         name = self.resolved()
         target = find_target(name)
         reduce = target.reduce_range if self.reduce_range is None else self.reduce_range
@@ -67,7 +74,7 @@ class TargetChoice:
 
     def warnings(self, model: ir.Model, output: Path) -> Iterator[str]:
         """What a converted model risks on the processor, one line."""
-        if self.resolved() != "avx2":
+        if not self.may_overflow:
             return
         found = audit(model)
         if found.overflowing:

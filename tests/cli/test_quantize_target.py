@@ -92,6 +92,16 @@ def test_the_range_is_reduced_for_any_target_on_request(quantized: Command) -> N
     assert settings(model)["weight_bits"] == 7
 
 
+def test_int16_computes_in_floats_and_keeps_8_bits_on_any_processor(
+    quantized: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.commands.target.machine_target", lambda _isa: "avx2")
+    _, model = quantized("--precision", "int16")
+    assert largest_weight(model) == 127
+    assert settings(model)["weight_bits"] == 8
+    assert "target" not in settings(model)
+
+
 def test_auto_is_this_machine(quantized: Command) -> None:
     _, model = quantized()
     assert settings(model)["target"] == TargetChoice().resolved()
