@@ -251,6 +251,15 @@ def has_fixed_batch(model: ir.Model) -> bool:
     return any(shape is not None and len(shape) and isinstance(shape[0], int) for shape in shapes)
 
 
+def in_parts(feeds: Iterable[Feed], size: int | None) -> Iterator[Feed]:
+    """Batches in parts of `size` samples, the last one smaller; whole ones where it is None."""
+    for feed in feeds:
+        samples = len(next(iter(feed.values())))
+        step = samples if size is None else size
+        for start in range(0, samples, step):
+            yield {name: array[start : start + step] for name, array in feed.items()}
+
+
 def check_feed(model: ir.Model, feed: Feed) -> None:
     """Compare a batch with the inputs of a model before it is run.
 

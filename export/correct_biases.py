@@ -10,14 +10,14 @@ once, see export/layerwise.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgekit.export.calibration import Feed
+from edgekit.export.calibration import Feed, has_fixed_batch, in_parts
 from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.export.layerwise import Layer, walk_layers
 from edgekit.export.passes.base import is_op
@@ -123,7 +123,7 @@ def mean_outputs(model: ir.Model, feeds: Iterable[Feed]) -> dict[str, Array]:
         session = open_session(source)
     sums: dict[str, Array] = {}
     counts = dict.fromkeys(layers, 0)
-    for feed in _parts(feeds, session.get_inputs()[0].shape[0]):
+    for feed in in_parts(feeds, None if has_fixed_batch(model) else _PARTS):
         for name, array in zip(layers, session.run(wanted, dict(feed)), strict=True):
             sums[name] = sums.get(name, 0.0) + channel_sums(array)
             counts[name] += array.size // array.shape[1]
@@ -207,12 +207,3 @@ def _add_bias(model: ir.Model, node: ir.Node, taken: set[str]) -> None:
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, decode.outputs[0])
-
-
-def _parts(feeds: Iterable[Feed], fixed: object) -> Iterator[Feed]:
-    """Batches in parts of a few samples, where the model leaves the size open."""
-    for feed in feeds:
-        samples = len(next(iter(feed.values())))
-        size = samples if isinstance(fixed, int) else _PARTS
-        for start in range(0, samples, size):
-            yield {name: array[start : start + size] for name, array in feed.items()}

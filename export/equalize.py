@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgekit.export.calibration import Feed
+from edgekit.export.calibration import Feed, has_fixed_batch, in_parts
 from edgekit.export.equalization.channels import Constant
 from edgekit.export.equalization.rules import find_channels, inputs_first
 from edgekit.export.equalization.scales import Tensor, find_scales
@@ -131,7 +131,7 @@ def _measure(
     extents: dict[str, Array] = {}
     sums: dict[str, Array] = {}
     runs = 0
-    for feed in _parts(feeds, session.get_inputs()[0].shape[0]):
+    for feed in in_parts(feeds, None if has_fixed_batch(model) else _PARTS):
         runs += 1
         for name, array in zip(names, session.run(list(names), dict(feed)), strict=True):
             others = tuple(axis for axis in range(array.ndim) if axis != 1)
@@ -139,12 +139,3 @@ def _measure(
             extents[name] = np.maximum(extents.get(name, largest), largest)
             sums[name] = sums.get(name, 0.0) + np.square(array).mean(axis=others, dtype=np.float64)
     return extents, {name: total / runs for name, total in sums.items()}
-
-
-def _parts(feeds: Iterable[Feed], fixed: object) -> Iterator[Feed]:
-    """Batches in parts of a few samples, where the model leaves the size open."""
-    for feed in feeds:
-        samples = len(next(iter(feed.values())))
-        size = samples if isinstance(fixed, int) else _PARTS
-        for start in range(0, samples, size):
-            yield {name: array[start : start + size] for name, array in feed.items()}

@@ -20,13 +20,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgekit.export.calibration import Feed
-from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.calibration import (
+    CalibrationReader,
+    Feed,
+    check_feed,
+    has_fixed_batch,
+    in_parts,
+)
+from edgekit.export.graph import from_proto, session_source, to_proto
 from edgekit.export.quiet import quiet
-from edgekit.export.verify import random_inputs, run_outputs
-from edgekit.runtime.errors import ModelFileError
+from edgekit.export.verify import random_inputs
+from edgekit.runtime.errors import ModelFileError, reason_of
+from edgekit.runtime.progress import StageProgress, silent, stage_of
+from edgekit.runtime.session import open_session
 
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
@@ -34,7 +43,8 @@ SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 # A Cast node takes about as many bytes as halving this many weights saves.
 MIN_STORED_ELEMENTS = 64
 
-_PROBED_SAMPLES = 4
+# Samples in a run: the outputs of all nodes are in memory at once.
+_PART_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,9 @@ def to_fp16_storage(
     return work, HalfReport(len(names), out_of_range, tuple(flushed))
 
 
-def check_activations(model: ir.Model, feed: Feed | None) -> None:
+def check_activations(
+    model: ir.Model, reader: CalibrationReader | None, progress: StageProgress = silent
+) -> None:
     """Look for activations that half precision does not hold.
 
     The float32 model is run with every intermediate result as an output: run in half precision, a
@@ -163,30 +175,45 @@ def check_activations(model: ir.Model, feed: Feed | None) -> None:
 
     Args:
         model: A float32 model with inferred types; it is not changed.
-        feed: Inputs, of which a few samples are run; None for made-up ones.
+        reader: Inputs; None for two made-up ones.
+        progress: Told how far it is.
 
     Raises:
+        DataError: the inputs do not fit the model.
         ModelFileError: a magnitude is above `LARGEST`; the message names the tensor.
     """
     probe = from_proto(to_proto(model))
     made = [value for node in probe.graph for value in node.outputs]
-    floats = [value for value in made if value.dtype == ir.DataType.FLOAT]
+    floats = [value for value in made if value.type == ir.TensorType(ir.DataType.FLOAT)]
     probe.graph.outputs[:] = floats
-    results = run_outputs(probe, _few(probe, feed))
-    for name in (str(value.name) for value in floats):
-        largest = float(np.abs(results[name]).max()) if results[name].size else 0.0
-        if LARGEST < largest < np.inf:
-            raise ModelFileError(
-                f"activations reach {largest:.6g} in {name!r}, above half precision's "
-                f"{LARGEST:.0f}: use --precision fp16-storage"
-            )
+    names = [str(value.name) for value in floats]
+    with session_source(probe) as source:
+        session = open_session(source, optimize=False)
+    size = None if has_fixed_batch(model) else _PART_SAMPLES
+    feeds = [random_inputs(model)] if reader is None else reader
+    report = stage_of(progress, "looking for large activations")
+    for done, feed in enumerate(feeds, 1):
+        check_feed(model, feed)
+        for part in in_parts([feed], size):
+            for name, array in zip(names, _run(session, names, part), strict=True):
+                _check_magnitude(name, array)
+        report(done, len(feeds))
 
 
-def _few(model: ir.Model, feed: Feed | None) -> dict[str, NDArray[Any]]:
-    if feed is None:
-        return random_inputs(model)
-    fixed = any(v.shape is not None and isinstance(v.shape[0], int) for v in model.graph.inputs)
-    return {name: array if fixed else array[:_PROBED_SAMPLES] for name, array in feed.items()}
+def _run(session: ort.InferenceSession, names: list[str], feed: Feed) -> list[NDArray[Any]]:
+    try:
+        return list(session.run(names, dict(feed)))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ModelFileError(f"the model cannot be run: {reason_of(error)}") from error
+
+
+def _check_magnitude(name: str, array: NDArray[Any]) -> None:
+    largest = float(np.abs(array).max(initial=0.0))
+    if LARGEST < largest < np.inf:
+        raise ModelFileError(
+            f"activations reach {largest:.6g} in {name!r}, above half precision's "
+            f"{LARGEST:.0f}: use --precision fp16-storage"
+        )
 
 
 def _forget_initializer_types(proto: onnx.ModelProto) -> None:

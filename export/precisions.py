@@ -99,7 +99,7 @@ def _dynamic(job: Job) -> Done:
 
 
 def _half(job: Job) -> Done:
-    check_activations(job.model, None if job.reader is None else next(iter(job.reader)))
+    check_activations(job.model, job.reader, job.progress)
     model, report = to_fp16(job.model, keep_io=job.keep_io, exclude=job.exclude)
     settings = {} if job.reader is None else job.reader.settings
     return Done(model, tuple(_half_notes(report)), {**settings, "keep_io": job.keep_io})

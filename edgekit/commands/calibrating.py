@@ -89,6 +89,17 @@ def check_cache(
     check_output(path, force=True, inputs=inputs, outputs=outputs, flag="--calib-cache")
 
 
+def check_method(calibration: Calibration | None, precision: str) -> None:
+    """Refuse a calibration method where no ranges are found.
+
+    Raises:
+        InputError: the precision has none.
+    """
+    chosen = calibration is not None and calibration.method != DEFAULT_METHOD
+    if chosen and precision in PRECISIONS and not PRECISIONS[precision].calibrated:
+        raise InputError(f"--method: {precision} chooses no ranges; leave it out")
+
+
 @dataclass(frozen=True)
 class CalibrationRun:
     """A calibration at work.

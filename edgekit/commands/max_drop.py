@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgekit import console
 from edgekit.commands.accuracy_drop import AccuracyDrop, DropLimit, DropMeter
+from edgekit.export.precisions import PRECISIONS
 from edgekit.export.sensitivity import (
     Layer,
     Sensitivity,
@@ -29,6 +30,7 @@ from edgekit.export.sensitivity import (
     names_pattern,
     sensitivities,
 )
+from edgekit.runtime.errors import InputError
 
 # Precisions whose layers can be spared one by one.
 CODED = ("int8", "int16", "dynamic-int8")
@@ -36,6 +38,17 @@ CODED = ("int8", "int16", "dynamic-int8")
 SENSITIVITY_IMAGES = 64
 # The part of the time in which layers are measured; those that it does not reach rank last.
 _RANKING_SHARE = 0.5
+
+
+def check_search(limit: DropLimit | None, precision: str) -> None:
+    """Refuse a time to look for layers in where none are looked for.
+
+    Raises:
+        InputError: the precision is not one of codes.
+    """
+    timed = limit is not None and limit.seconds != DropLimit.seconds
+    if timed and precision in PRECISIONS and precision not in CODED:
+        raise InputError(f"--search-seconds: {precision} spares no layers; leave it out")
 
 
 @dataclass(frozen=True)

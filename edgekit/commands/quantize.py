@@ -14,6 +14,7 @@ from edgekit.commands.calibrating import (
     CacheUse,
     Calibration,
     CalibrationRun,
+    check_method,
     digested,
 )
 from edgekit.commands.calibration_report import report_calibration
@@ -24,6 +25,7 @@ from edgekit.commands.max_drop import (
     KeptLayers,
     Search,
     best_path,
+    check_search,
 )
 from edgekit.commands.packing import Packing
 from edgekit.commands.quantize_files import check_files
@@ -200,6 +202,8 @@ def quantize_file(
     _check_meant(precision, "int8", int8_only)
     _check_meant(precision, "fp16", {"--keep-io": keep_io, "--half-io": keep_io is False})
     _check_batch_norm(kernels, batch_norm)
+    check_method(calibration, precision)
+    check_search(max_drop, precision)
     refinements = _refinements(refinements, precision)
     check_files(
         path,

@@ -156,6 +156,18 @@ def test_an_option_of_another_precision_is_refused(
     assert f"{meant}: leave it out with {options[1]}" in outcome.err
 
 
+@pytest.mark.parametrize(
+    "idle", [("--method", "entropy"), ("--max-drop", "1", "--search-seconds", "9")]
+)
+def test_what_is_done_for_codes_alone_is_refused_with_halves(
+    refuses: Command, model: Path, tmp_path: Path, idle: tuple[str, ...]
+) -> None:
+    output = tmp_path / "o.onnx"
+    command = ("quantize", model, "-o", output, "--precision", "fp16", "--calib", "digits")
+    assert f"edgekit: {idle[-2]}: fp16 " in refuses(*command, *idle).err
+    assert not output.exists()
+
+
 def test_targets_of_other_precisions_and_unknown_ones_are_refused(
     refuses: Command, model: Path, tmp_path: Path
 ) -> None:

@@ -336,6 +336,11 @@ def test_activations_beyond_halfs_range_are_refused(text_graph: Callable[..., ir
     with pytest.raises(ModelFileError, match=r"reach .* in 's'.*65504.*fp16-storage"):
         quantize(model, "fp16")
     quantize(model, "fp16-storage")
+    images = np.linspace(0, 1e-3, 40 * 16, dtype=np.float32).reshape(40, 1, 4, 4)
+    quantize(model, "fp16", reader=[{"x": images}])
+    images[-1] = 1  # the last of them alone is too bright
+    with pytest.raises(ModelFileError, match=r"reach 1e\+06 in 's'"):
+        quantize(model, "fp16", reader=[{"x": images}])
 
 
 def test_values_out_of_halfs_range_are_noted(resnet: ir.Model) -> None:
