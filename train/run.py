@@ -32,6 +32,7 @@ from edgekit.train.run_folder import (
     History,
     RunResult,
     check_inputs_stay,
+    check_is_run,
     find_finished,
     prepare_folder,
     summarize,
@@ -100,6 +101,7 @@ def run_recipe(
         raise RecipeError('quantize.method: "learned-step" trains on one device; give --devices 1')
     check_output(run_dir / RECIPE, force=True)
     if force:
+        check_is_run(run_dir)
         check_inputs_stay(recipe, run_dir)
     check_devices(where)
     with torch.random.fork_rng(devices=[]):

@@ -77,15 +77,24 @@ def find_finished(recipe: Recipe, run_dir: Path) -> RunResult | None:
         raise OutputError(f"{run_dir / SUMMARY}: is damaged; train anew with --force") from error
 
 
+def check_is_run(run_dir: Path) -> None:
+    """Refuse a folder with files that are no run's.
+
+    Raises:
+        OutputError: it has some.
+    """
+    if run_dir.is_dir() and not (run_dir / RECIPE).is_file() and any(run_dir.iterdir()):
+        raise OutputError(f"{run_dir}: holds other files; choose another folder for the run")
+
+
 def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
     if not run_dir.exists():
         return
     if not run_dir.is_dir():
         raise OutputError(f"{run_dir}: is not a folder; choose another for the run")
+    check_is_run(run_dir)
     copy = run_dir / RECIPE
     if not copy.is_file():
-        if any(run_dir.iterdir()):
-            raise OutputError(f"{run_dir}: holds other files; choose another folder for the run")
         return
     try:
         same = parse_recipe(copy.read_text("utf-8"), origin=str(copy)) == recipe

@@ -197,6 +197,17 @@ def test_a_variant_that_diverges_does_not_stop_the_others(
     assert outcome.err.splitlines()[-1].startswith(f"failed: {folder}: the loss is ")
 
 
+def test_a_folder_with_such_files_of_something_else_is_refused_and_kept(
+    refuses: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary.md").write_text("mine")
+    outcome = refuses("study", study, "-o", tmp_path / "out")
+    assert "is no study's" in outcome.err
+    assert (tmp_path / "out" / "summary.md").read_text() == "mine"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_a_study_whose_folder_cannot_be_made_is_refused(
     edgekit: Edgekit, study: Path, tmp_path: Path
 ) -> None:

@@ -145,8 +145,11 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds a run of another recipe"):
         run_recipe(recipe(epochs="3"), tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == content
-    with pytest.raises(OutputError, match="holds other files"):
-        run_recipe(recipe(), tmp_path, progress=False)
+    (tmp_path / "model.safetensors").write_bytes(b"another tool's")
+    for force in (False, True):
+        with pytest.raises(OutputError, match="holds other files"):
+            run_recipe(recipe(), tmp_path, force=force, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"another tool's"
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="is not a folder"):
         run_recipe(recipe(), tmp_path / "file", progress=False)
