@@ -180,12 +180,17 @@ def preprocessing_of(
             )
     return replace(
         stored,
-        mean=_per_channel(mean or stored.mean, stored.channels),
-        std=_per_channel(std or stored.std, stored.channels),
+        mean=_per_channel("mean", mean or stored.mean, stored.channels),
+        std=_per_channel("std", std or stored.std, stored.channels),
     )
 
 
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        raise DataError(
+            f"{name} has {len(values)} values for images of {channels} channel"
+            f"{'s' * (channels > 1)}: give one value, or one a channel"
+        )
     return values * channels if len(values) == 1 else values
 
 

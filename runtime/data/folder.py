@@ -36,7 +36,8 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
         image_shape: (height, width, channels) to decode to; that of the first image by default.
 
     Raises:
-        DataError: the folder or a class in it is empty, or its first image does not decode.
+        DataError: the folder or a class in it is empty, its first image does not decode, or the
+            name of a class is not UTF-8.
     """
     root = _part_folder(folder, part)
     classes = sorted(_sub_folders(root))
@@ -44,6 +45,8 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
         raise DataError(
             f"{root}: has no sub-folders; put each class's images into a folder of its own"
         )
+    for child in classes:
+        _check_name(child)
     paths: list[Path] = []
     labels: list[int] = []
     for label, child in enumerate(classes):
@@ -55,6 +58,16 @@ def load_folder(folder: Path, part: str, image_shape: tuple[int, int, int] | Non
     images = FolderImages(paths, image_shape or _shape_of(paths[0]))
     names = tuple(child.name for child in classes)
     return Split(str(folder), part, images, np.asarray(labels, np.int64), names)
+
+
+def _check_name(folder: Path) -> None:
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{folder.parent}: the name of the class {folder.name!r} is not UTF-8, which files of "
+            "models need; rename the folder"
+        ) from error
 
 
 def _sub_folders(folder: Path) -> list[Path]:

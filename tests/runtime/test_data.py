@@ -133,6 +133,15 @@ def test_empty_folders_are_refused(tmp_path: Path, image_folder: Path) -> None:
         load_split(str(image_folder), "test")
 
 
+def test_a_class_whose_name_no_file_can_hold_is_refused(image_folder: Path) -> None:
+    try:
+        next(image_folder.iterdir()).rename(image_folder / "caf\udce9")  # Latin-1 on the disk
+    except OSError as error:
+        pytest.skip(f"this file system takes UTF-8 alone ({error})")
+    with pytest.raises(DataError, match=r"'caf\\udce9' is not UTF-8.*; rename the folder"):
+        load_split(str(image_folder), "train")
+
+
 def test_an_image_that_does_not_decode_is_named(image_folder: Path) -> None:
     whole = (image_folder / "dog" / "3.png").read_bytes()
     for damaged in (b"", b"text", whole[: len(whole) // 2]):

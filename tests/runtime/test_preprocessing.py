@@ -29,6 +29,18 @@ def test_metadata_round_trip_is_exact() -> None:
         assert Preprocessing.from_metadata(preprocessing.to_metadata()) == preprocessing
 
 
+@pytest.mark.parametrize("given", [{"mean": (0.5, 0.5)}, {"std": (1.0,) * 4}])
+def test_a_number_for_channels_that_are_not_there_is_refused(
+    given: dict[str, tuple[float, ...]],
+) -> None:
+    (name,) = given
+    with pytest.raises(DataError, match=f"{name} has . values for images of 3 channels: give"):
+        preprocessing_of(RGB.to_metadata(), [None, 3, 2, 3], **given)
+    gray = Preprocessing(2, 3, (0.5,), (0.5,))
+    with pytest.raises(DataError, match="images of 1 channel: give"):
+        preprocessing_of(gray.to_metadata(), [None, 1, 2, 3], mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
 def test_a_model_without_metadata_has_none() -> None:
     assert Preprocessing.from_metadata({"author": "somebody"}) is None
 
