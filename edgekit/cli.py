@@ -56,6 +56,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # allowed anywhere
     sys.argv = options.with_pack_form(sys.argv)
     console.log_to_standard_error()
+    console.write_any_character()
     try:
         _run_app()
     except EdgekitError as error:

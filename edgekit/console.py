@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import NoReturn
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
@@ -17,6 +19,25 @@ from edgekit.runtime.progress import Progress, StageProgress
 
 # A table that goes to a file or a pipe is not folded to a terminal's width.
 WIDE_COLUMNS = 240
+CLOSED_PIPE = 141  # as shells say it: 128 and the number of SIGPIPE
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        end_of_pipe()
+
+
+def end_of_pipe() -> NoReturn:
+    """End without a word: who read standard output has stopped."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # takes what is still to be flushed
+    raise SystemExit(CLOSED_PIPE)
+
+
+def write_any_character() -> None:
+    """Let standard output escape what its encoding lacks, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def output() -> Console:
@@ -41,7 +62,7 @@ def fits(renderable: RenderableType) -> bool:
 def _console(is_terminal: bool, *, stderr: bool) -> Console:
     width = None if is_terminal or "COLUMNS" in os.environ else WIDE_COLUMNS
     # Names out of a model are shown as they are, brackets and all.
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False)
+    return _Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False)
 
 
 def say(line: str) -> None:

@@ -27,7 +27,10 @@ def show(*renderables: Table) -> None:
 
 def show_json(value: Any) -> None:
     """Write a result to standard output as JSON; paths become strings."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain, allow_nan=False))
+    try:
+        print(json.dumps(value, indent=2, default=_plain, allow_nan=False), flush=True)
+    except BrokenPipeError:
+        console.end_of_pipe()
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,3 +136,34 @@ def test_export_says_which_data_it_looked_for_and_how_to_name_it(
     assert result.status == 2
     assert "my/scans" in result.err
     assert "--data" in result.err
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_names_that_standard_output_cannot_encode_are_escaped(
+    edgekit: Edgekit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, image: Path, form: str
+) -> None:
+    metadata = Preprocessing(4, 4, (0.0,) * 3, (1.0,) * 3, ("\u72ac", "\U0001f408")).to_metadata()
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    path = network(tmp_path / "m.onnx", metadata=metadata)
+    assert edgekit("predict", path, image, "--format", form).status == 0
+    sys.stdout.flush()
+    found = written.getvalue().decode("cp1252")
+    if form == "json":
+        (only,) = json.loads(found)
+        assert set(only["classes"]) == {"\u72ac", "\U0001f408"}
+    else:
+        assert "\\u72ac" in found
+        assert "\\U0001f408" in found
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_reader_that_stops_is_no_error(tmp_path: Path, form: str) -> None:
+    command = [sys.executable, "-m", "edgekit", "inspect", network(tmp_path / "m.onnx")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*command, "--format", form], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
