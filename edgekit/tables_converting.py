@@ -13,7 +13,6 @@ from rich.text import Text
 from edgekit import console
 from edgekit.bench.report.table import bytes_text
 from edgekit.commands.export import ExportResult
-from edgekit.commands.images import Normalization
 from edgekit.commands.max_drop_text import search_options, search_pairs, search_table
 from edgekit.commands.optimize import OptimizeResult
 from edgekit.commands.quantize import QuantizeResult
@@ -69,7 +68,7 @@ def print_optimize(result: OptimizeResult, format_: Format) -> None:
     rows = [
         written(result.output, result.bytes_before, result.bytes_after),
         ("verified on", result.verified_on),
-        *_normalization_rows(result.normalization),
+        *result.normalization.pairs,
     ]
     show(pairs([*rows, *_packing_rows(result.packing)]))
 
@@ -110,7 +109,7 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
         ("precision", report.precision),
         written(result.output, result.bytes_before, result.bytes_after),
         *_packing_rows(result.packing),
-        *_normalization_rows(result.normalization),
+        *result.normalization.pairs,
         *(
             (f"setting {key}", str(value))
             for key, value in report.settings.items()
@@ -139,11 +138,6 @@ def print_quantize(result: QuantizeResult, format_: Format) -> None:
     show(table, *(() if report.executed is None else [_executed_table(report.executed)]))
     for note in report.notes:
         console.say(f"note: {note}")
-
-
-def _normalization_rows(given: Normalization) -> list[tuple[str, str]]:
-    rows = (("mean", given.mean), ("deviation", given.std))
-    return [(name, ", ".join(f"{x:g}" for x in values)) for name, values in rows if values]
 
 
 def _refinement(trial: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from edgekit.bench.flips import Flip, flips
 from edgekit.bench.precision import ranges_depend_on_batch
 from edgekit.bench.provenance import provenance
 from edgekit.bench.signal_to_noise import SignalToNoise
-from edgekit.commands.images import DataSource, Normalization
+from edgekit.commands.images import AS_STORED, DataSource, Normalization
 from edgekit.export.graph import load_graph
 from edgekit.runtime.accuracy import Accuracy, evaluate
 from edgekit.runtime.data.source import Split
@@ -57,6 +57,7 @@ class CompareResult:
         samples: Images that both have seen, spread evenly over it.
         noise: What differs inside.
         flips: Images that changed class.
+        normalization: Mean and deviation that were given in place of the models'.
         notes: What keeps the ratios from telling a loss, one sentence each.
     """
 
@@ -67,6 +68,7 @@ class CompareResult:
     samples: int
     noise: SignalToNoise
     flips: tuple[Flip, ...]
+    normalization: Normalization = AS_STORED
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +78,12 @@ class CompareResult:
         return {
             "schema_version": SCHEMA_VERSION,
             "edgekit": version("edgekit"),
-            "settings": {"data": self.data, "split": self.split, "samples": self.samples},
+            "settings": {
+                "data": self.data,
+                "split": self.split,
+                "samples": self.samples,
+                **asdict(self.normalization),
+            },
             "models": [asdict(side) | {"path": str(side.path)} for side in self.sides],
             "signal_to_noise": noise,
             "flips": [asdict(flip) for flip in self.flips],
@@ -131,7 +138,17 @@ def compare_files(
         for path, model in models.items()
         if _is_equalized(model)
     )
-    return CompareResult(first, second, split.name, split.part, len(chosen), noise, changed, notes)
+    return CompareResult(
+        first,
+        second,
+        split.name,
+        split.part,
+        len(chosen),
+        noise,
+        changed,
+        normalization,
+        notes,
+    )
 
 
 def _is_equalized(model: ir.Model) -> bool:

@@ -17,6 +17,7 @@ def comparison_pairs(result: CompareResult) -> Iterator[tuple[str, str]]:
     for name, side in zip(("first", "second"), result.sides, strict=True):
         yield name, f"{side.path}, top-1 {side.top1:.2%}"
     yield "compared on", f"{result.samples} images of {result.data} ({result.split})"
+    yield from result.normalization.pairs
     noise = result.noise.found
     same = sum(one.db is None for one in noise.layers)
     yield "tensors", f"{len(noise.layers)} of both, {same} of them equal"

@@ -22,6 +22,12 @@ class Normalization:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What was given, as names and values for people."""
+        given = (("mean", self.mean), ("deviation", self.std))
+        return [(name, ", ".join(f"{x:g}" for x in values)) for name, values in given if values]
+
     def of(self, model: ir.Model) -> Preprocessing:
         """The preprocessing of a model, with what was given by hand in place of its own.
 

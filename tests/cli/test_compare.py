@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,17 @@ def test_tensors_worst_first_and_flips_with_their_indices(
 def test_a_model_beside_itself_differs_nowhere(edgekit: Command, model: Path) -> None:
     outcome = edgekit("compare", model, model, "--data", "digits", "--format", "json")
     result = json.loads(outcome.out)
-    assert result["settings"] == {"data": "digits", "split": "test", "samples": 450}
+    as_stored = {"mean": None, "std": None}
+    assert result["settings"] == {"data": "digits", "split": "test", "samples": 450, **as_stored}
     assert {layer["db"] for layer in result["signal_to_noise"]["layers"]} == {None}
     assert result["flips"] == []
+
+
+def test_a_normalization_given_by_hand_is_told(edgekit: Command, model: Path) -> None:
+    command = ("compare", model, model, "--data", "digits", "--mean", "0.25", "--std", "0.5")
+    settings = json.loads(edgekit(*command, "--format", "json").out)["settings"]
+    assert (settings["mean"], settings["std"]) == ([0.25], [0.5])
+    assert re.search(r"^mean +0\.25 *\ndeviation +0\.5 *$", edgekit(*command).out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("kept", [True, False])
