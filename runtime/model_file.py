@@ -291,8 +291,9 @@ def _check_external(tensor: onnx.TensorProto, path: Path, expected: int | None) 
     entries = _external(tensor)
     location = entries.get("location", "")
     folder = path.parent.resolve()
-    target = (folder / location).resolve()
-    if not location or not target.is_relative_to(folder):
+    named = bool(location) and "\0" not in location
+    target = (folder / location).resolve() if named else folder
+    if not named or not target.is_relative_to(folder):
         raise ModelFileError(
             f"{path}: tensor {tensor.name!r} keeps its data at {location!r}, outside the model's "
             "folder; edgekit reads external data from that folder alone"

@@ -128,13 +128,16 @@ class TrainingModule(L.LightningModule):
         del dataloader_idx
         images, labels = batch
         if self.trainer.training:
-            self._seed_draws()
-            return self._augmentation(images, labels)
+            self._seed_draws(self._draws_epoch)
+            augmented = self._augmentation(images, labels)
+            if self._draws_epoch != self.current_epoch:  # the network's dropout does not repeat
+                self._seed_draws(self.current_epoch)
+            return augmented
         return self._normalize(images), labels
 
-    def _seed_draws(self) -> None:
+    def _seed_draws(self, epoch: int) -> None:
         step = self._steps % self._steps_per_epoch
-        key = (self._seed, self._draws_epoch, step, self.trainer.global_rank)
+        key = (self._seed, epoch, step, self.trainer.global_rank)
         # Hashed, since torch's generator of the CPU takes only 32 bits of its seed.
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         # torch.manual_seed asks every kind of device there could be, a quarter of a millisecond.

@@ -18,14 +18,13 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgekit.runtime.errors import CheckFailedError, MissingExtraError, RecipeError
-
-Ranking = Literal["layer", "network"]
+from edgekit.train.recipe_tables import ChannelRanking
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def prune_channels(
     *,
     ratio: float,
     round_to: int = 1,
-    ranking: Ranking = "layer",
+    ranking: ChannelRanking = "layer",
 ) -> ChannelPruning:
     """Remove channels of `module` in place; its inputs and outputs keep their shapes.
 
@@ -129,7 +128,7 @@ def prune_channels(
 
 
 def _cut(
-    module: nn.Module, example: Tensor, ratio: float, round_to: int, ranking: Ranking
+    module: nn.Module, example: Tensor, ratio: float, round_to: int, ranking: ChannelRanking
 ) -> tuple[str, ...]:
     """Remove the channels; returns what had to be skipped, and why."""
     try:
@@ -165,7 +164,7 @@ def _cut(
 
 
 def _choose(
-    coupled: Iterable[_Coupled], ratio: float, round_to: int, ranking: Ranking
+    coupled: Iterable[_Coupled], ratio: float, round_to: int, ranking: ChannelRanking
 ) -> Iterator[tuple[_Coupled, list[int]]]:
     """The positions to remove from each segment, the least important first."""
     coupled = list(coupled)

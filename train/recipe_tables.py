@@ -9,6 +9,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "step", "none"]
 QuantizeMethod = Literal["straight-through", "learned-step"]
+ChannelRanking = Literal["layer", "network"]
 DistillSchedule = Literal["constant", "linear", "cosine"]
 
 
@@ -131,12 +132,15 @@ class PruneChannelsRecipe:
         fine_tune_epochs: Epochs of training that follow.
         learning_rate_factor: Their learning rate, relative to train.learning_rate.
         round_to: Channel counts stay multiples of this.
+        ranking: "layer" removes the same part of every layer; "network" ranks the channels of all
+            layers together.
     """
 
     ratio: float
     fine_tune_epochs: int
     learning_rate_factor: float = 0.1
     round_to: int = 1
+    ranking: ChannelRanking = "layer"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from edgekit.train.run_folder import (
     RunResult,
     check_inputs_stay,
     check_is_run,
+    claimed,
     find_finished,
     prepare_folder,
     summarize,
@@ -97,6 +99,11 @@ def run_recipe(
             f"train.batch_size: {recipe.train.batch_size} images do not divide among "
             f"{where.processes} devices"
         )
+    if recipe.train.batch_size < 2 * where.processes:
+        raise RecipeError(
+            f"train.batch_size: {recipe.train.batch_size} leaves a device one image, of which "
+            "batch norm finds no variance; give 2 or more a device"
+        )
     if where.processes > 1 and recipe.quantize and recipe.quantize.method == "learned-step":
         raise RecipeError('quantize.method: "learned-step" trains on one device; give --devices 1')
     check_output(run_dir / RECIPE, force=True)
@@ -110,8 +117,6 @@ def run_recipe(
         distillation = _distillation(recipe, data, run_dir)
         _try_channel_pruning(recipe, network, data)
         writes = is_first_process(where.processes)
-        if writes:
-            prepare_folder(recipe, run_dir, force=force)
         run = _Run(
             recipe,
             run_dir,
@@ -121,7 +126,10 @@ def run_recipe(
             resume=not force,
             progress=progress,
         )
-        history, cut = run.train(network)
+        with claimed(run_dir) if writes else nullcontext():
+            if writes:
+                prepare_folder(recipe, run_dir, force=force)
+            history, cut = run.train(network)
     return summarize(run_dir, history, cut, write=writes)
 
 
@@ -256,7 +264,9 @@ def _try_channel_pruning(recipe: Recipe, network: nn.Module, data: TrainingData)
 
 def _cut(network: nn.Module, keys: PruneChannelsRecipe, data: TrainingData) -> ChannelPruning:
     example = torch.zeros(1, *data.preprocessing.input_shape)
-    return prune_channels(network, example, ratio=keys.ratio, round_to=keys.round_to)
+    return prune_channels(
+        network, example, ratio=keys.ratio, round_to=keys.round_to, ranking=keys.ranking
+    )
 
 
 def _distillation(recipe: Recipe, data: TrainingData, run_dir: Path) -> Distillation | None:
@@ -268,10 +278,13 @@ def _distillation(recipe: Recipe, data: TrainingData, run_dir: Path) -> Distilla
         check_named(teacher, "distill.teacher")
     distillation = Distillation(
         keys,
-        load_teachers(teachers, data.preprocessing, mirror=keys.mirror),
+        load_teachers(teachers, data.preprocessing, mirror=keys.mirror, data=recipe.data),
         compile=recipe.train.compile,
         channels_last=recipe.train.channels_last,
     )
     if keys.views:
+        if keys.outputs is not None:
+            kept = recipe.path(keys.outputs)
+            check_output(kept, force=True, folder=True, flag="distill.outputs")
         distillation.keep_outputs(TeacherOutputs(outputs_folder(recipe, teachers, run_dir)))
     return distillation

@@ -10,18 +10,27 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.runtime.errors import OutputError, RecipeError
+from edgekit.runtime.errors import MissingExtraError, OutputError, RecipeError
 from edgekit.runtime.files import replace_atomically
 from edgekit.train.fit import LAST, METRICS, TENSORBOARD
 from edgekit.train.prune_channels import ChannelPruning
 from edgekit.train.recipe import Recipe, parse_recipe
 from edgekit.train.settings import from_mapping
+from edgekit.train.teacher_outputs import FOLDER
+
+try:
+    from filelock import FileLock, Timeout
+except ModuleNotFoundError as missing:
+    raise MissingExtraError("filelock", "train") from missing
 
 History = list[dict[str, float]]
 
@@ -31,6 +40,7 @@ MODEL = "model.safetensors"
 SUMMARY = "summary.json"
 TRAINED = "trained.safetensors"
 FINE_TUNE = "fine-tune"
+_LOCK = ".lock"
 _CONTENTS = (SUMMARY, MODEL, TRAINED, LAST, METRICS, TENSORBOARD, FINE_TUNE, INPUTS, RECIPE)
 
 
@@ -83,7 +93,11 @@ def check_is_run(run_dir: Path) -> None:
     Raises:
         OutputError: it has some.
     """
-    if run_dir.is_dir() and not (run_dir / RECIPE).is_file() and any(run_dir.iterdir()):
+    if not run_dir.is_dir() or (run_dir / RECIPE).is_file():
+        return
+    # What is left where a run was killed before its recipe was there.
+    begun = re.compile(rf"{re.escape(INPUTS)}|{_LOCK}|{FOLDER}|\.({RECIPE}|{INPUTS})\..*")
+    if not all(begun.fullmatch(path.name) for path in run_dir.iterdir()):
         raise OutputError(f"{run_dir}: holds other files; choose another folder for the run")
 
 
@@ -141,6 +155,30 @@ def check_inputs_stay(recipe: Recipe, run_dir: Path) -> None:
                 f"{path}: {key} names it, and --force would delete it; copy it elsewhere or choose "
                 "another folder for the run"
             )
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in the folder, which is made if it is not there.
+
+    Raises:
+        OutputError: one is at it, or the folder cannot be made.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{run_dir}: cannot be made: {error.strerror or error}") from error
+    lock = FileLock(run_dir / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise OutputError(
+            f"{run_dir}: another process trains there; wait for it, or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepare_folder(recipe: Recipe, run_dir: Path, *, force: bool) -> None:

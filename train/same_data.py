@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from edgekit.runtime.errors import CheckpointError
+from edgekit.runtime.errors import CheckpointError, RecipeError
 from edgekit.runtime.preprocessing import Preprocessing
+from edgekit.train.checkpoint import Checkpoint
+from edgekit.train.recipe import parse_recipe
+from edgekit.train.recipe_tables import DataRecipe
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def check_same_data(path: Path, own: Preprocessing, data: Preprocessing, advice: str) -> None:
@@ -29,6 +35,28 @@ def check_same_data(path: Path, own: Preprocessing, data: Preprocessing, advice:
         raise CheckpointError(
             f"{path}: takes images {list(own.image_shape)} (height, width, channels), the data has "
             f"{list(data.image_shape)}; {advice} of the same size"
+        )
+
+
+def warn_of_seen_images(path: Path, checkpoint: Checkpoint, data: DataRecipe) -> None:
+    """Say where a checkpoint has learned from images that a run is judged on.
+
+    Args:
+        path: The checkpoint's file, for the message.
+        checkpoint: The checkpoint.
+        data: What the run learns from.
+    """
+    try:
+        own = parse_recipe(checkpoint.recipe, origin=str(path)).data
+    except RecipeError:
+        return  # it does not say
+    if own.name == data.name and own.validation < data.validation:
+        _LOGGER.warning(
+            "%s: has learned from images of the validation part: data.validation was %g there, and "
+            "is %g here",
+            path,
+            own.validation,
+            data.validation,
         )
 
 

@@ -13,7 +13,7 @@ from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint
 from edgekit.train.models.table import MODELS, build_model
 from edgekit.train.recipe import Recipe
-from edgekit.train.same_data import check_same_data
+from edgekit.train.same_data import check_same_data, warn_of_seen_images
 from edgekit.train.settings import from_mapping
 from edgekit.train.trained import check_named
 from edgekit.train.training_data import TrainingData
@@ -60,6 +60,7 @@ def _load_start(recipe: Recipe, path: Path, data: Preprocessing) -> Checkpoint:
     checkpoint = load_checkpoint(path)
     _check_model(recipe, path, checkpoint)
     check_same_data(path, checkpoint.preprocessing, data, "start from a checkpoint")
+    warn_of_seen_images(path, checkpoint, recipe.data)
     return checkpoint
 
 

@@ -44,7 +44,7 @@ except ModuleNotFoundError as missing:
 
 _FOLDER_DIGITS = 6  # of the digest
 # Keys that came after studies had been kept: at these defaults a digest is what it was before.
-_LATER_KEYS = (("distill", "mirror", False),)
+_LATER_KEYS = (("distill", "mirror", False), ("prune_channels", "ranking", "layer"))
 _UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")  # what a folder's name is better off without
 
 
@@ -275,12 +275,12 @@ def _recipe(table: Mapping[str, Any], variant: Variant, folder: Path) -> Recipe:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables with changes merged in; a table whose "name" changes is replaced whole."""
+    """Nested tables with changes merged in; a model whose "name" changes is replaced whole."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            is_another = "name" in value and value["name"] != old.get("name")
+            is_another = key == "model" and value.get("name", old.get("name")) != old.get("name")
             result[key] = dict(value) if is_another else merged(old, value)
         else:
             result[key] = value

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import load_checkpoint
-from edgekit.train.same_data import check_same_data
+from edgekit.train.recipe_tables import DataRecipe
+from edgekit.train.same_data import check_same_data, warn_of_seen_images
 
 
 class Renormalized(nn.Module):
@@ -58,7 +59,11 @@ class Ensemble(nn.Module):
 
 
 def load_teachers(
-    paths: Sequence[Path], student: Preprocessing, *, mirror: bool = False
+    paths: Sequence[Path],
+    student: Preprocessing,
+    *,
+    mirror: bool = False,
+    data: DataRecipe | None = None,
 ) -> nn.Module:
     """Read checkpoints as one network that takes the student's images.
 
@@ -66,18 +71,21 @@ def load_teachers(
         paths: The checkpoints, one or more.
         student: Sizes and class names of the data that the student learns from.
         mirror: Whether to ask about the mirror images too.
+        data: That data, to warn where a teacher has learned from what the student is judged on.
 
     Raises:
         CheckpointError: one does not load, or takes other images or knows other classes.
     """
-    networks = [_load(path, student) for path in paths]
+    networks = [_load(path, student, data) for path in paths]
     return Ensemble(networks, mirror=mirror) if mirror or len(networks) > 1 else networks[0]
 
 
-def _load(path: Path, student: Preprocessing) -> nn.Module:
+def _load(path: Path, student: Preprocessing, data: DataRecipe | None) -> nn.Module:
     checkpoint = load_checkpoint(path)
     own = checkpoint.preprocessing
     check_same_data(path, own, student, "distill from a teacher")
+    if data is not None:
+        warn_of_seen_images(path, checkpoint, data)
     network = checkpoint.build()
     same = (own.mean, own.std) == (student.mean, student.std)
     return network if same else Renormalized(network, own, student)

@@ -78,7 +78,6 @@ class TeacherOutputs:
         if self._view is None or not self._asked:
             return
         logits, seen = (torch.stack(part).cpu() for part in zip(*self._known, strict=True))
-        self._folder.mkdir(parents=True, exist_ok=True)
         with replace_atomically(self._path(self._view)) as staged:
             safetensors.torch.save_file({"logits": logits, _FINGERPRINTS: seen}, staged)
         self._asked = False
@@ -96,7 +95,8 @@ class TeacherOutputs:
         if self._weights is None or self._weights.shape != inputs.shape[1:]:
             drawn = torch.Generator().manual_seed(0)
             weights = torch.rand(inputs.shape[1:], generator=drawn, dtype=torch.float64)
-            self._weights = weights.to(inputs.device)
+            exact = inputs.device.type != "mps"  # which has no float64
+            self._weights = weights.to(inputs.device, torch.float64 if exact else torch.float32)
         return (inputs * self._weights).sum(dim=(1, 2, 3))
 
     def _path(self, view: View) -> Path:

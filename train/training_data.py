@@ -40,8 +40,8 @@ def load_training_data(
 ) -> TrainingData:
     """The training and validation parts; the test part is not touched.
 
-    The validation part is the same for every seed, so that a teacher has not learned from what its
-    student is judged on.
+    The validation part is the same for every seed, and a smaller one is part of a larger one, so
+    that a teacher that held out no less has not learned from what its student is judged on.
 
     Raises:
         DataError: the data is missing or damaged, or its images are too small.

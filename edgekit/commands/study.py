@@ -46,6 +46,8 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgekit.runtime.data.source import Split
+    from edgekit.runtime.preprocessing import Preprocessing
     from edgekit.train.run import RunResult
     from edgekit.train.study import Study, Training
     from edgekit.train.training_data import TrainingData
@@ -210,7 +212,9 @@ def _measure(
         path = folder / f"{precision}.onnx"
         converted = model if precision == FLOAT else _convert(model, precision, reader)
         save_graph(converted, path)
-        found.append(_figures(path, load_graph(path), precision, data))
+        found.append(
+            _figures(path, load_graph(path), precision, data.validation, loaded.preprocessing)
+        )
     return found
 
 
@@ -219,15 +223,21 @@ def _convert(model: ir.Model, precision: str, reader: CalibrationReader) -> ir.M
     return quantize(model, precision, reader=reader, static=StaticOptions(kernels="keep")).model
 
 
-def _figures(path: Path, model: ir.Model, precision: str, data: TrainingData) -> Measured:
-    assert data.validation is not None
+def _figures(
+    path: Path,
+    model: ir.Model,
+    precision: str,
+    validation: Split | None,
+    preprocessing: Preprocessing,
+) -> Measured:
+    assert validation is not None
     figures, _ = read_figures(path, model)
     # Such a model takes its ranges from the whole batch; a device gives it one image at a time.
     at_once = 1 if precision == "dynamic-int8" else None
     with session_source(model) as source:
         # Exact, so that accuracy does not depend on whose processor measured it.
         session = open_session(source, exact_integers=True)
-        result = evaluate(session, data.preprocessing, data.validation, batch_size=at_once)
+        result = evaluate(session, preprocessing, validation, batch_size=at_once)
     return Measured(
         precision=precision,
         correct=result.correct,

@@ -47,8 +47,8 @@ def load_npz(path: Path, part: str) -> Split:
     if names.ndim != 1:
         raise DataError(f"{path}: class_names is {list(names.shape)}; it must be a list of names")
     try:
-        class_names = tuple(str(name) for name in names)
-    except SystemError as error:  # numpy does not check what it reads
+        class_names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names)
+    except (SystemError, UnicodeDecodeError) as error:  # numpy does not check what it reads
         raise DataError(f"{path}: class_names is no text; write it again") from error
     return Split(str(path), part, ArrayImages(images), labels.astype(np.int64), class_names)
 

@@ -16,7 +16,11 @@ filelock = pytest.importorskip("filelock")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from edgekit.train.study import load_study  # noqa: E402 -- needs torch
+from edgekit.runtime.preprocessing import Preprocessing  # noqa: E402 -- needs torch
+from edgekit.train.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
+from edgekit.train.models.table import build_model  # noqa: E402
+from edgekit.train.recipe import parse_recipe  # noqa: E402
+from edgekit.train.study import load_study  # noqa: E402
 
 BASE = """
 name = "base"
@@ -121,6 +125,27 @@ def test_study_trains_each_recipe_once_and_compares_the_variants(
     assert again.err.count("resnet") == 1
     assert "order" not in again.err
     assert json.loads(again.out)["summaries"] == result["summaries"]
+
+
+def test_a_network_that_began_elsewhere_is_measured_on_images_as_it_takes_them(
+    edgekit: Edgekit, study: Path, tmp_path: Path
+) -> None:
+    recipe = parse_recipe(BASE, origin="base")
+    options = recipe.model_options
+    network = build_model("densenet", options, in_channels=1, num_classes=10)
+    dark = Preprocessing(8, 8, (0.9,), (0.05,), tuple("0123456789"))
+    start = Checkpoint("densenet", options, 1, 10, dark, "bright", "", network.state_dict())
+    save_checkpoint(start, tmp_path / "start.safetensors")
+    only = ONE_VARIANT.replace('"post"', '"begun"') + 'set.train.start = "start.safetensors"\n'
+    study.write_text(STUDY[: STUDY.index("[[variant]]")] + only)
+    assert edgekit("study", study, "-o", tmp_path / "runs").status == 0
+    with (tmp_path / "runs" / "results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["precision"] == "fp32"]
+    assert len(rows) == 2
+    for row in rows:
+        (run,) = (tmp_path / "runs").glob(f"order-begun-{row['seed']}-*")
+        accuracy = json.loads((run / "summary.json").read_text())["last_accuracy"]
+        assert int(row["correct"]) / int(row["total"]) == pytest.approx(accuracy)
 
 
 def test_training_and_measuring_both_know_where_downloads_go(

@@ -196,6 +196,11 @@ def test_npz_parts_and_class_names(tmp_path: Path) -> None:
     assert load_split(str(path), "test").class_names == ("0", "1", "2")
     np.savez(path, **arrays, class_names=np.array(["a", "b", "c"]))
     assert load_split(str(path), "test").class_names == ("a", "b", "c")
+    np.savez(path, **arrays, class_names=np.array([b"a", b"b", "c\u00e9".encode()]))
+    assert load_split(str(path), "test").class_names == ("a", "b", "c\u00e9")
+    np.savez(path, **arrays, class_names=np.array([b"a", b"b", b"\xe9"]))
+    with pytest.raises(DataError, match="class_names is no text"):
+        load_split(str(path), "test")
 
 
 @pytest.mark.parametrize(

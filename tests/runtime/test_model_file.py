@@ -89,7 +89,7 @@ def test_a_models_own_files_are_listed_unchecked(tmp_path: Path, classifier: Bui
     assert own_files(tmp_path / "missing.onnx") == [tmp_path / "missing.onnx"]
 
 
-@pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", ""])
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "", "a\0b"])
 def test_external_data_outside_the_folder_is_refused(
     tmp_path: Path, classifier: Build, location: str
 ) -> None:

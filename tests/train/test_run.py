@@ -27,6 +27,7 @@ from edgekit.train.checkpoint import load_checkpoint
 from edgekit.train.prune_weights import sparsity_of
 from edgekit.train.recipe import Recipe, load_recipe, parse_recipe
 from edgekit.train.run import RunResult, run_recipe
+from edgekit.train.run_folder import claimed
 
 TINY = """
 name = "tiny"
@@ -342,6 +343,25 @@ def test_a_batch_must_divide_among_devices(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"train\.batch_size: 63 images .* among 2 devices"):
         run_recipe(recipe(batch_size="63"), tmp_path / "run", devices=2, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_one_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="leaves a device one image"):
+        run_recipe(recipe(batch_size="1"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path), pytest.raises(OutputError, match="another process trains there"):
+        run_recipe(recipe(), tmp_path, progress=False)
+    run_recipe(recipe(epochs="1"), tmp_path, progress=False)
+
+
+def test_a_run_that_was_killed_before_its_recipe_was_there_begins(tmp_path: Path) -> None:
+    (tmp_path / "inputs.json").write_text("{}")
+    (tmp_path / "teacher-outputs").mkdir()
+    (tmp_path / ".recipe.toml.x7").mkdir()
+    assert run_recipe(recipe(epochs="1"), tmp_path, progress=False).checkpoint.is_file()
 
 
 def test_devices_that_are_not_there_are_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from edgekit.runtime.errors import CheckpointError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgekit.train.models.table import build_model
+from edgekit.train.recipe_tables import DataRecipe
 from edgekit.train.teacher import Ensemble, load_teachers
 
 STUDENT = Preprocessing(8, 8, (0.3,), (0.4,), ("a", "b", "c"))
@@ -53,6 +55,20 @@ def test_a_teacher_of_other_classes_or_sizes_is_refused(
     path = saved(tmp_path / "teacher.safetensors", own)
     with pytest.raises(CheckpointError, match=message):
         load_teachers([path], STUDENT)
+
+
+@pytest.mark.parametrize(
+    ("share", "name", "warned"),
+    [(0.04, "digits", True), (0.5, "digits", False), (0.04, "other", False)],
+)
+def test_a_teacher_that_has_seen_validation_images_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float, name: str, warned: bool
+) -> None:
+    path = saved(tmp_path / "teacher.safetensors", STUDENT)
+    own = f'name = "t"\n[data]\nname = "{name}"\nvalidation = {share}\n[model]\nname = "vgg"\n'
+    save_checkpoint(dataclasses.replace(load_checkpoint(path), recipe=own + "[train]\nepochs = 1\n"), path)
+    load_teachers([path], STUDENT, data=DataRecipe("digits", validation=0.2))
+    assert ("has learned from images of the validation part" in caplog.text) is warned
 
 
 def test_a_missing_teacher_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -140,6 +141,27 @@ def test_a_student_that_draws_itself_sees_the_images_of_one_that_does_not(tmp_pa
     run_recipe(second, tmp_path / "second", accelerator="cpu")
     assert sorted((tmp_path / "shared").glob("*/*")) == kept
     assert [path.stat().st_mtime_ns for path in kept] == written
+
+
+def test_what_a_student_drops_does_not_come_again_with_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_recipe(parse_recipe(TEACHER, origin="test"), tmp_path / "teacher", accelerator="cpu")
+    states: list[bytes] = []
+
+    def noted(inputs: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+        del p, inplace
+        if training:
+            states.append(torch.get_rng_state().numpy().tobytes())
+        return inputs
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", noted)
+    text = student(tmp_path).text.replace("stem_width = 8", "stem_width = 8\ndropout = 0.2")
+    run_recipe(
+        parse_recipe(text, origin="test", folder=tmp_path), tmp_path / "s", accelerator="cpu"
+    )
+    assert len(states) >= 5 * 15
+    assert len(set(states)) == len(states)
 
 
 def test_what_is_kept_of_larger_batches_is_replaced(tmp_path: Path) -> None:
