@@ -66,7 +66,9 @@ def test_a_teacher_that_has_seen_validation_images_is_told(
 ) -> None:
     path = saved(tmp_path / "teacher.safetensors", STUDENT)
     own = f'name = "t"\n[data]\nname = "{name}"\nvalidation = {share}\n[model]\nname = "vgg"\n'
-    save_checkpoint(dataclasses.replace(load_checkpoint(path), recipe=own + "[train]\nepochs = 1\n"), path)
+    save_checkpoint(
+        dataclasses.replace(load_checkpoint(path), recipe=own + "[train]\nepochs = 1\n"), path
+    )
     load_teachers([path], STUDENT, data=DataRecipe("digits", validation=0.2))
     assert ("has learned from images of the validation part" in caplog.text) is warned
 
