@@ -1,9 +1,10 @@
 """A run's folder: whose it is, what an earlier attempt left, and what the run came to.
 
 A run folder holds recipe.toml (a copy), inputs.json (where the paths of the recipe lead, if it has
-any), last.ckpt (the state after the last whole epoch, for resuming), metrics.csv, tensorboard/, and
-when the run is finished model.safetensors and summary.json. Channel pruning is a second stage with
-a state and logs of its own in fine-tune/; what it starts from is trained.safetensors.
+any), .lock (held by the process that trains), last.ckpt (the state after the last whole epoch, for
+resuming), metrics.csv, tensorboard/, and when the run is finished model.safetensors and
+summary.json. Channel pruning is a second stage with a state and logs of its own in fine-tune/; what
+it starts from is trained.safetensors.
 """
 
 from __future__ import annotations

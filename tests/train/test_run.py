@@ -83,6 +83,7 @@ def test_a_run_folder_holds_all_that_the_run_made(tmp_path: Path) -> None:
     mine = recipe(epochs="4", learning_rate="0.3")
     result = run_recipe(mine, tmp_path / "run", progress=False)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "last.ckpt",
         "metrics.csv",
         "model.safetensors",
