@@ -61,8 +61,6 @@ def agreement(
 ) -> Agreement:
     """Run two models on the same batches and compare their first outputs.
 
-    Integers are multiplied exactly, also on a processor that the model was not converted for.
-
     Args:
         before: The reference.
         after: What became of it, with the same inputs.
@@ -77,7 +75,7 @@ def agreement(
     samples = equal = 0
     signal = noise = 0.0
     with session_source(before) as first, session_source(after) as second:
-        sessions = [open_session(source, exact_integers=True) for source in (first, second)]
+        sessions = [open_session(source) for source in (first, second)]
     for feed in feeds:
         expected, found = (_logits(session, feed) for session in sessions)
         samples += len(expected)

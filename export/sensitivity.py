@@ -148,7 +148,7 @@ def as_group(pattern: str) -> str:
 
 def _logits(model: ir.Model, samples: NDArray[np.generic]) -> NDArray[np.float64]:
     with session_source(model) as source:
-        return run_batch(open_session(source, exact_integers=True), samples).astype(np.float64)
+        return run_batch(open_session(source), samples).astype(np.float64)
 
 
 def _decibels(exact: NDArray[Any], other: NDArray[Any]) -> float:

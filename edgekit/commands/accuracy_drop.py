@@ -71,13 +71,10 @@ class DropMeter:
         preprocessing: Preprocessing,
         split: Split,
         batch_size: int | None = None,
-        *,
-        exact_integers: bool = False,
     ) -> None:
-        """Measure on all images of `split`, `batch_size` at once; for the last see open_session."""
+        """Measure on all images of `split`, `batch_size` at once."""
         self._model, self._preprocessing = model, preprocessing
         self._split, self._batch_size = split, batch_size
-        self._exact_integers = exact_integers
 
     def drop(self, converted: ir.Model, label: str = "converted") -> AccuracyDrop:
         """What a conversion costs.
@@ -96,7 +93,7 @@ class DropMeter:
     def _top1(self, model: ir.Model, label: str) -> float:
         with session_source(model) as source, console.progress(f"accuracy, {label}") as advance:
             return evaluate(
-                open_session(source, exact_integers=self._exact_integers),
+                open_session(source),
                 self._preprocessing,
                 self._split,
                 batch_size=self._batch_size,

@@ -250,8 +250,7 @@ def quantize_file(
     if preprocessing and max_drop and held_out:
         # A dynamic model takes its ranges from the whole batch; a device gives it one image.
         at_once = 1 if precision == "dynamic-int8" else None
-        exact = not target.may_overflow
-        meter = DropMeter(model, preprocessing, held_out, at_once, exact_integers=exact)
+        meter = DropMeter(model, preprocessing, held_out, at_once)
         drop = meter.drop(done.model)
         if drop.points > max_drop.points:
             samples = preprocessing(spread(run.images if run else held_out, SENSITIVITY_IMAGES))

@@ -235,8 +235,7 @@ def _figures(
     # Such a model takes its ranges from the whole batch; a device gives it one image at a time.
     at_once = 1 if precision == "dynamic-int8" else None
     with session_source(model) as source:
-        # Exact, so that accuracy does not depend on whose processor measured it.
-        session = open_session(source, exact_integers=True)
+        session = open_session(source)
         result = evaluate(session, preprocessing, validation, batch_size=at_once)
     return Measured(
         precision=precision,

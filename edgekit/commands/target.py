@@ -58,11 +58,6 @@ class TargetChoice:
         find_target(name)
         return name
 
-    @property
-    def may_overflow(self) -> bool:
-        """Whether the processor's sums of 8-bit products can overflow."""
-        return self.resolved() == "avx2"
-
     def tune(self, options: StaticOptions, precision: str) -> StaticOptions:
         """Those options with what suits the processor, for a precision that multiplies codes."""
         if precision not in _INTEGER:
@@ -74,7 +69,7 @@ class TargetChoice:
 
     def warnings(self, model: ir.Model, output: Path) -> Iterator[str]:
         """What a converted model risks on the processor, one line."""
-        if not self.may_overflow:
+        if self.resolved() != "avx2":
             return
         found = audit(model)
         if found.overflowing:

@@ -76,6 +76,12 @@ name = "post"
 """
 
 
+BEGUN = """
+precisions = ["fp32"]
+set.train.start = "start.safetensors"
+"""
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     (tmp_path / "base.toml").write_text(BASE)
@@ -136,7 +142,7 @@ def test_a_network_that_began_elsewhere_is_measured_on_images_as_it_takes_them(
     dark = Preprocessing(8, 8, (0.9,), (0.05,), tuple("0123456789"))
     start = Checkpoint("densenet", options, 1, 10, dark, "bright", "", network.state_dict())
     save_checkpoint(start, tmp_path / "start.safetensors")
-    only = ONE_VARIANT.replace('"post"', '"begun"') + 'set.train.start = "start.safetensors"\n'
+    only = ONE_VARIANT.replace('"post"', '"begun"') + BEGUN
     study.write_text(STUDY[: STUDY.index("[[variant]]")] + only)
     assert edgekit("study", study, "-o", tmp_path / "runs").status == 0
     with (tmp_path / "runs" / "results.csv").open() as file:
