@@ -157,7 +157,7 @@ def _soft_square(values: Array, steps: float) -> tuple[Array, Array]:
     powers = values / largest
     for _ in range(_NORM.bit_length() - 1):  # many times as fast as **
         powers *= powers
-    total = powers.sum(-1, keepdims=True)
+    total = np.maximum(powers.sum(-1, keepdims=True), _TINY)  # a row may be all zeros
     extent = (largest * total ** (1 / _NORM))[..., 0]
     powers /= total
     return _ROUNDING * (extent / steps) ** 2, powers

@@ -29,7 +29,7 @@ class PoolSpatialMeans(GraphPass):
     def rewrite_node(self, model: ir.Model, node: ir.Node) -> int:  # noqa: ARG002
         """Rewrite one node."""
         data = node.inputs[0] if is_op(node, "ReduceMean") else None
-        if data is None or data.shape is None or len(data.shape) < 3:
+        if data is None or data.shape is None or not 3 <= len(data.shape) <= 5:
             return 0
         if data.dtype not in _POOLED:
             return 0
