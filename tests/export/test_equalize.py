@@ -203,3 +203,13 @@ def test_channels_of_one_tensor_come_to_reach_alike(build: Any) -> None:
         return float(extents.max() / extents.min())
 
     assert spread(result) < 8 < 40 < spread(build(text, arrays))
+
+
+def test_a_filter_of_zeros_keeps_no_scale_from_being_found(build: Any) -> None:
+    last = normal(5, 8, 1, 1)
+    last[2] = 0
+    model = build("a = Conv(x, v) y = Conv(a, w)", {"v": uneven(8, 3, 1, 1), "w": last})
+    scaling = find_scaling(model, [FEED])
+    assert scaling is not None
+    assert np.isfinite(scaling.scales).all()
+    assert scaling.scales.max() > 4 * scaling.scales.min()
