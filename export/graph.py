@@ -27,6 +27,9 @@ from edgekit.runtime.wire import SMALLEST_PLACED, Writable
 # Protobuf cannot hold 2 GiB; what the graph itself needs beside its tensors fits in the rest.
 LARGEST_INLINE_BYTES = 2_000_000_000
 
+# The standard operators' domain, whose short name is empty.
+_FULL_DOMAIN = "ai.onnx"
+
 
 def load_graph(path: Path) -> ir.Model:
     """Read a model file; large and external tensors are mapped, not loaded.
@@ -60,6 +63,9 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
             f"the graph cannot be read ({first_line}): check the model with onnx.checker"
         ) from error
     put_sparse_tensors(model, sparse)
+    for holder in (model.graph, *model.functions.values()):
+        if _FULL_DOMAIN in holder.opset_imports:
+            holder.opset_imports.setdefault("", holder.opset_imports.pop(_FULL_DOMAIN))
     return model
 
 

@@ -1,4 +1,9 @@
-"""Which opsets edgekit writes, and changing a model from one to another."""
+"""Which opsets edgekit writes, and changing a model from one to another.
+
+onnx's converter turns the Upsample and Resize of old opsets into a Resize that samples elsewhere:
+their positions were those of the output divided by the scale, which is `asymmetric` today. That is
+put right here; whatever else a converter may get wrong shows in a run before and after.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +15,18 @@ import onnx.parser
 import onnx_ir as ir
 from onnx import version_converter
 
-from edgekit.export.graph import from_proto, to_proto
+from edgekit.export.graph import from_proto, graph_nodes, nodes, to_proto
+from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import stored
+from edgekit.export.random_draws import draws
+from edgekit.export.verify import largest_difference, random_inputs, run_outputs, tolerance
 from edgekit.runtime.errors import InputError, ModelFileError
 from edgekit.runtime.session import open_session
 
 MIN_OPSET = 17
+
+# From here on a Resize says where it samples.
+_SAYS_POSITIONS = 11
 
 # The operators of a small classifier: an opset counts as supported where onnxruntime runs these.
 _PROBE = """
@@ -71,9 +83,11 @@ def convert_opset(model: ir.Model, opset: int) -> ir.Model:
         A model at exactly that opset, `model` itself where it is there already.
 
     Raises:
-        ModelFileError: the converter cannot express the model at that opset.
+        ModelFileError: the converter cannot express the model at that opset, or makes one that
+            computes something else.
     """
-    if model.opset_imports.get("", 0) == opset:
+    before = model.opset_imports.get("", 0)
+    if before == opset:
         return model
     try:
         converted = version_converter.convert_version(to_proto(model), opset)
@@ -88,8 +102,46 @@ def convert_opset(model: ir.Model, opset: int) -> ir.Model:
             f"the model stays at opset {result.opset_imports.get('')} when converted to {opset}: "
             "choose another opset"
         )
+    if before < _SAYS_POSITIONS <= opset:
+        _say_positions(result)
     result.metadata_props.update(model.metadata_props)
+    _check_same(model, result)
     return result
+
+
+def _say_positions(model: ir.Model) -> None:
+    """Have every Resize sample where it did before opset 11."""
+    for node in graph_nodes(model.graph):
+        if not is_op(node, "Resize"):
+            continue
+        node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
+        if node.attributes.get_string("mode", "nearest") == "nearest":
+            scales = stored(node.inputs[2])
+            shrinks = scales is not None and bool((scales.numpy() < 1).any())
+            # onnxruntime's reading of the old operator, which the standard left open
+            node.attributes.add(ir.AttrString("nearest_mode", "ceil" if shrinks else "floor"))
+
+
+def _check_same(before: ir.Model, after: ir.Model) -> None:
+    """Run both on made-up inputs, where the first runs on such.
+
+    Raises:
+        ModelFileError: they differ.
+    """
+    try:
+        inputs = random_inputs(before)
+        expected = run_outputs(before, inputs)
+    except ModelFileError:
+        return
+    if any(draws(node, inputs) for node in nodes(before)):
+        return
+    error = largest_difference(expected, run_outputs(after, inputs))
+    if error > tolerance(before):
+        old, new = (model.opset_imports[""] for model in (before, after))
+        raise ModelFileError(
+            f"converted from opset {old} to {new} the model computes something else (relative "
+            f"error {error:.3g}): export it anew at opset {new}"
+        )
 
 
 def _runs(opset: int) -> bool:
