@@ -4,7 +4,8 @@ onnxruntime (from 1.21 on) quantizes the constant float weights of a Conv, ConvT
 that reads a DequantizeLinear and leads to a QuantizeLinear: to int8 with one scale for the whole
 tensor, when it loads the model. A layer left out of quantization because it does not survive that
 would be quantized all the same, and worse. So what such a node reads goes through a Max with the
-lowest float32 first, which changes no value and is no DequantizeLinear.
+lowest float32 first, which changes no value and is no DequantizeLinear. An AveragePool is treated
+alike, since some forms of it have no right integer kernel (see unquantizable.py).
 
 Fixed cost: one pass over the tensor. Verified by tests that compare sessions with and without
 optimizations.
@@ -17,7 +18,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm", "AveragePool")
 _SUFFIX = "/kept_float"
 _BOUND = "edgekit/lowest_float"
 

@@ -27,7 +27,7 @@ from edgekit.export.half import (
 )
 from edgekit.export.static import to_static
 from edgekit.export.static_options import StaticOptions
-from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
+from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8, unconvertible
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.runtime.progress import StageProgress
 
@@ -53,12 +53,14 @@ class Done:
         notes: What else the user should know, one sentence each.
         settings: Every setting that was used.
         reference: The float32 model whose tensors the codes stand for, where that is another.
+        left: Names of nodes that stay float32 for what they are, and why.
     """
 
     model: ir.Model
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     reference: ir.Model | None = None
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _static(activations: ActivationType | None = None) -> Callable[[Job], Done]:
         options = replace(job.static, activations=activations or job.static.activations)
         done = to_static(job.model, job.reader, options, job.progress)
         settings = {**done.settings, **options.code_settings}
-        return Done(done.model, done.notes, settings, done.reference)
+        return Done(done.model, done.notes, settings, done.reference, done.left)
 
     return convert
 
@@ -94,8 +96,10 @@ def _static(activations: ActivationType | None = None) -> Callable[[Job], Done]:
 def _dynamic(job: Job) -> Done:
     settings = job.static.code_settings
     del settings["activations"]
-    model = to_dynamic_int8(job.model, job.exclude, reduce_range=job.static.reduce_range)
-    return Done(model, settings=settings)
+    left = unconvertible(job.model)
+    exclude = {*job.exclude, *left}
+    model = to_dynamic_int8(job.model, exclude, reduce_range=job.static.reduce_range)
+    return Done(model, settings=settings, left=left)
 
 
 def _half(job: Job) -> Done:

@@ -132,7 +132,12 @@ def quantize(
     kept = _half_weights(done.model, chosen) if fallback == "fp16" else done.model
     result = _finish(kept, model, precision, settings)
     converted, left = account(
-        work, result, excluded, op_types=entry.op_types, weights_only=entry.weights_only
+        work,
+        result,
+        excluded,
+        op_types=entry.op_types,
+        weights_only=entry.weights_only,
+        reasons=done.left,
     )
     notes = done.notes if note is None else (note, *done.notes)
     ran = executed(result, excluded) if entry.op_types else None

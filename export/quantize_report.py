@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -53,6 +54,7 @@ def account(
     *,
     op_types: Collection[str] = (),
     weights_only: bool = False,
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Mapping[str, int], tuple[LeftInFloat, ...]]:
     """Count what became of the nodes that compute floats.
 
@@ -62,6 +64,7 @@ def account(
         excluded: Names of nodes that were to stay float32.
         op_types: Operators that the conversion takes; empty for all.
         weights_only: Whether it takes nothing but weights.
+        reasons: Why the conversion left a node of its operators, by the node's name.
 
     Returns:
         Converted nodes by operator, and the others one by one.
@@ -74,13 +77,12 @@ def account(
             continue
         name = str(node.name)
         survivor = survivors.get(name) or survivors.get(f"{name}_MatMul")
-        takes_part = name not in excluded and _is_taken(node, op_types)
+        takes_part = name not in excluded and name not in reasons and _is_taken(node, op_types)
         if survivor is None or (takes_part and _computes_converted(survivor)):
             converted[node.op_type] += 1
             continue
-        left.append(
-            LeftInFloat(name, node.op_type, _reason(node, excluded, op_types, weights_only))
-        )
+        why = _reason(node, excluded, op_types, weights_only, reasons)
+        left.append(LeftInFloat(name, node.op_type, why))
     return dict(converted), tuple(left)
 
 
@@ -118,12 +120,18 @@ def _decoded(value: ir.Value) -> bool:
 
 
 def _reason(
-    node: ir.Node, excluded: Collection[str], op_types: Collection[str], weights_only: bool
+    node: ir.Node,
+    excluded: Collection[str],
+    op_types: Collection[str],
+    weights_only: bool,
+    reasons: Mapping[str, str],
 ) -> str:
     if node.name in excluded:
         return "excluded"
     if not _is_taken(node, op_types):
         return f"{node.op_type} has no quantized form here"
+    if node.name in reasons:
+        return reasons[str(node.name)]
     if weights_only:
         return "its weights are few, or out of half precision's range"
     if node.op_type in WEIGHTED_OPS:

@@ -25,6 +25,7 @@ from edgekit.export.calibrators import Calibrator, Ranges, calibrator
 from edgekit.export.gate_codes import put_gates_on_codes, reach_gates
 from edgekit.export.graph import digest, from_proto, to_proto
 from edgekit.export.image_channels import fit_image_channels
+from edgekit.export.keep_float import keep_float
 from edgekit.export.kernel_shapes import fit_kernels
 from edgekit.export.method_choice import MethodChoice, choose_method
 from edgekit.export.openvino_form import (
@@ -49,6 +50,7 @@ from edgekit.export.static_options import DEFAULT_METHOD, StaticOptions
 from edgekit.export.threshold_codes import put_thresholds_on_codes
 from edgekit.export.to_qdq import QDQ_OPS, raise_opset, to_qdq
 from edgekit.export.uint8_input import give_codes, pixel_ranges
+from edgekit.export.unquantizable import unquantizable
 from edgekit.export.wider_channels import widen_channels
 from edgekit.runtime.progress import StageProgress, silent, stage_of
 
@@ -63,12 +65,14 @@ class Static:
             equalized.
         settings: Every setting that was used.
         notes: What else the user should know, one sentence each.
+        left: Names of nodes that stay float32 for what they are, and why.
     """
 
     model: ir.Model
     reference: ir.Model
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_static(
@@ -112,7 +116,8 @@ def to_static(
     if trials := (*tried, *chosen.trials, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
     notes = (*not_tried(job.model, options.refinements, trials), *_notes(written.apart))
-    return Static(quantized, model, settings, notes)
+    left = unquantizable(model, candidates[chosen.method])
+    return Static(quantized, model, settings, notes, left)
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,8 @@ class _Codes:
 def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     """Put quantizers into a float model."""
     model = from_proto(to_proto(model))
+    left = unquantizable(model, ranges)
+    options = replace(options, exclude={*options.exclude, *left})
     if options.used_kernels == "fast":
         fit_kernels(model, options.exclude)
         widen_channels(model, options.exclude)
@@ -232,6 +239,7 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     )
     if for_openvino:
         leave_others_float(quantized)
+    keep_float(quantized, left)
     give_codes(quantized)
     return Written(model, quantized, codes.apart)
 

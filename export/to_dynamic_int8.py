@@ -40,7 +40,7 @@ def to_dynamic_int8(
 
     Args:
         model: A float32 model, its nodes named; it is not changed.
-        exclude: Names of nodes that stay float.
+        exclude: Names of nodes that stay float; all that `unconvertible` names must be among them.
         reduce_range: Whether weights keep to 7 bits.
 
     Raises:
@@ -52,7 +52,6 @@ def to_dynamic_int8(
     model = convert_opset(model, max(model.opset_imports[""], _MIN_OPSET))
     aliases = Aliases.find(model)
     model = aliases.put(model)
-    left = [*exclude, *_computed_weights(model)]
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         path = Path(scratch) / "model.onnx"
         with quiet_quantizer():
@@ -63,7 +62,7 @@ def to_dynamic_int8(
                 per_channel=True,
                 reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*left, *(f"{name}{_GEMM_SUFFIX}" for name in left)],
+                nodes_to_exclude=[*exclude, *(f"{name}{_GEMM_SUFFIX}" for name in exclude)],
             )
         result = from_proto(read_model(path))
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
@@ -71,10 +70,17 @@ def to_dynamic_int8(
     return result
 
 
-def _computed_weights(model: ir.Model) -> list[str]:
-    """Names of the convolutions whose weights are not stored: there is nothing to convert."""
-    return [
-        str(node.name)
-        for node in model.graph
-        if is_op(node, "Conv") and stored(node.inputs[1]) is None
-    ]
+def unconvertible(model: ir.Model) -> dict[str, str]:
+    """Names of nodes that onnxruntime would convert to what it cannot run, and why.
+
+    Args:
+        model: A float32 model, its nodes named.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph:
+        weight = stored(node.inputs[1]) if is_op(node, "Conv", "MatMul") else None
+        if is_op(node, "Conv") and weight is None:
+            found[str(node.name)] = "its weights are no constant"
+        if is_op(node, "MatMul") and weight is not None and len(weight.shape) != 2:
+            found[str(node.name)] = "its weights are no matrix, but several or a row"
+    return found

@@ -24,6 +24,7 @@ from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, to_proto
 from edgekit.export.opset import MIN_OPSET, convert_opset
 from edgekit.export.passes.base import is_op
+from edgekit.export.passes.values import stored
 from edgekit.export.quantizer_names import Aliases
 from edgekit.export.quiet import quiet_quantizer
 from edgekit.export.shared_scales import stored_limits
@@ -209,17 +210,24 @@ def _grid_scales(
 
 
 def _whole_scales(model: ir.Model, weights: WeightType) -> dict[str, list[dict[str, Any]]]:
-    """One scale for the weights of a grouped ConvTranspose, of which each serves many channels."""
+    """One scale for weights that have no axis of output channels of their own.
+
+    Those of a grouped ConvTranspose serve many channels each; those of a MatMul of several
+    matrices, or of a row, have it elsewhere than onnxruntime looks.
+    """
     from onnxruntime.quantization import QuantType
 
-    grouped = (
-        str(node.inputs[1].name)
-        for node in model.graph
-        if is_op(node, "ConvTranspose")
-        and node.attributes.get_int("group", 1) > 1
-        and node.inputs[1] is not None
-    )
-    return {name: [{"quant_type": QuantType[weights], "symmetric": True}] for name in grouped}
+    whole = [str(node.inputs[1].name) for node in model.graph if _has_odd_weight(node)]
+    return {name: [{"quant_type": QuantType[weights], "symmetric": True}] for name in whole}
+
+
+def _has_odd_weight(node: ir.Node) -> bool:
+    weight = stored(node.inputs[1]) if is_op(node, "ConvTranspose", "MatMul") else None
+    if weight is None:
+        return False
+    if is_op(node, "MatMul"):
+        return len(weight.shape) != 2
+    return node.attributes.get_int("group", 1) > 1
 
 
 def _kept_activations(model: ir.Model) -> Iterator[str]:

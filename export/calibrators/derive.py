@@ -39,6 +39,14 @@ def _moved(node: ir.Node) -> Derivation | None:
     return _derivation(node.inputs[:1])
 
 
+def _greatest(node: ir.Node) -> Derivation | None:
+    """None of what a Pad puts in may be left of it."""
+    source = node.inputs[0]
+    producer = None if source is None else source.producer()
+    padded = producer is not None and producer.op_type == "Pad"
+    return None if padded else _moved(node)
+
+
 def _joined(node: ir.Node) -> Derivation | None:
     return _derivation(node.inputs)
 
@@ -80,7 +88,7 @@ DERIVATIONS: Mapping[str, Callable[[ir.Node], Derivation | None]] = {
     "DepthToSpace": _moved,
     "Flatten": _moved,
     "Identity": _moved,
-    "MaxPool": _moved,
+    "MaxPool": _greatest,
     "Relu": _positive,
     "Reshape": _moved,
     "SpaceToDepth": _moved,
