@@ -63,9 +63,9 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
             f"the graph cannot be read ({first_line}): check the model with onnx.checker"
         ) from error
     put_sparse_tensors(model, sparse)
-    for holder in (model.graph, *model.functions.values()):
-        if _FULL_DOMAIN in holder.opset_imports:
-            holder.opset_imports.setdefault("", holder.opset_imports.pop(_FULL_DOMAIN))
+    for opsets in (model.opset_imports, *(f.opset_imports for f in model.functions.values())):
+        if _FULL_DOMAIN in opsets:
+            opsets.setdefault("", opsets.pop(_FULL_DOMAIN))
     return model
 
 

@@ -217,17 +217,16 @@ def _whole_scales(model: ir.Model, weights: WeightType) -> dict[str, list[dict[s
     """
     from onnxruntime.quantization import QuantType
 
-    whole = [str(node.inputs[1].name) for node in model.graph if _has_odd_weight(node)]
-    return {name: [{"quant_type": QuantType[weights], "symmetric": True}] for name in whole}
+    weights_of = (node.inputs[1] for node in model.graph if _has_odd_weight(node))
+    type_ = {"quant_type": QuantType[weights], "symmetric": True}
+    return {str(value.name): [dict(type_)] for value in weights_of if value is not None}
 
 
 def _has_odd_weight(node: ir.Node) -> bool:
-    weight = stored(node.inputs[1]) if is_op(node, "ConvTranspose", "MatMul") else None
-    if weight is None:
-        return False
-    if is_op(node, "MatMul"):
-        return len(weight.shape) != 2
-    return node.attributes.get_int("group", 1) > 1
+    if is_op(node, "ConvTranspose"):
+        return node.attributes.get_int("group", 1) > 1
+    weight = stored(node.inputs[1]) if is_op(node, "MatMul") else None
+    return weight is not None and len(weight.shape) != 2
 
 
 def _kept_activations(model: ir.Model) -> Iterator[str]:
