@@ -26,6 +26,7 @@ from edgekit.export.half import (
 )
 from edgekit.export.keep_float import keep_float
 from edgekit.export.liveness.shapes import check_shapes
+from edgekit.export.passes.fold_pad import FoldPad
 from edgekit.export.precisions import PRECISIONS, Job
 from edgekit.export.quantize_report import QuantizeReport, account
 from edgekit.export.split_activations import split_hard_swish
@@ -115,6 +116,7 @@ def quantize(
         given, note = take_batch_norm_out(model, pattern)
     work = _prepare(given)
     if entry.op_types:
+        FoldPad()(work)
         fold_gemm_factors(work)
     if precision == "int8" and options.kernels != "openvino":  # which has a kernel for HardSwish
         split_hard_swish(work)

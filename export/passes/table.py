@@ -17,6 +17,7 @@ from edgekit.export.passes.fold_batch_norm_into_next import FoldBatchNormIntoNex
 from edgekit.export.passes.fold_batch_norm_through_concat import FoldBatchNormThroughConcat
 from edgekit.export.passes.fold_batch_norm_through_pool import FoldBatchNormThroughPool
 from edgekit.export.passes.fold_constants import FoldConstants
+from edgekit.export.passes.fold_pad import FoldPad
 from edgekit.export.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from edgekit.export.passes.merge_equal_constants import MergeEqualConstants
 from edgekit.export.passes.pool_spatial_means import PoolSpatialMeans
@@ -56,6 +57,7 @@ PASSES: dict[str, PassEntry] = {
     "pool-spatial-means": PassEntry(
         PoolSpatialMeans, "turn a ReduceMean over the map into a GlobalAveragePool"
     ),
+    "fold-pad": PassEntry(FoldPad, "let a Conv or a pool pad what a Pad before it does"),
     "fold-batch-norm": PassEntry(
         FoldBatchNorm, "fold BatchNormalization into the Conv, ConvTranspose or Gemm before it"
     ),

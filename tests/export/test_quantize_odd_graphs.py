@@ -179,7 +179,7 @@ CUBIC = """g (float[N, 4, 12, 12] x) => (float[N, 6, 20, 20] y) {
 LOWEST_AROUND = """g (float[N, 4, 12, 12] x) => (float[N, 6, 5, 5] y) {
     a = Conv(x, w)
     p = Pad(a, pads, lowest)
-    m = MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(p)
+    m = MaxPool<kernel_shape = [2, 2], dilations = [2, 2], strides = [2, 2]>(p)
     y = Conv(m, v)
 }"""
 MASKED = """g (float[N, 8, 16] x) => (float[N, 8, 16] y) {
