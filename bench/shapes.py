@@ -12,11 +12,11 @@ from math import prod
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from edgekit.bench.shape_arithmetic import fold_shapes
 from edgekit.bench.stand_ins import ADDED, stand_in
 from edgekit.bench.transposed_products import fill_products
+from edgekit.export.graph import inline_functions
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
 
@@ -47,7 +47,7 @@ def with_static_shapes(
     """
     work = model.clone()
     if work.functions:
-        InlinePass()(work)
+        inline_functions(work)
     sizes = _bind_inputs(work, input_shapes or {})
     declared = {value: value.shape for node in work.graph for value in node.outputs}
     _take_over(work.graph, _infer(work, sizes).graph)
@@ -259,7 +259,7 @@ def _carry_over(loop: ir.Node, sizes: Mapping[str, int]) -> None:
 
 def _stub(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     """The tensor, or one of its shape and type whose data is nowhere."""
-    if tensor.nbytes <= _KEPT_BYTES or tensor.dtype == ir.DataType.STRING:
+    if tensor.dtype == ir.DataType.STRING or tensor.nbytes <= _KEPT_BYTES:
         return tensor
     shape = ir.Shape(tensor_shape(tensor))
     return ir.ExternalTensor("absent", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)

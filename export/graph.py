@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from edgekit.export.sparse import put_sparse_tensors, take_sparse_tensors
 from edgekit.runtime.errors import InputError, ModelFileError, naming
@@ -227,6 +228,18 @@ def nodes(model: ir.Model) -> Iterator[ir.Node]:
         yield from graph_nodes(function)
 
 
+def inline_functions(model: ir.Model) -> None:
+    """Put the bodies of the model's functions where they are called, in place.
+
+    A function may name older versions of its operators than the model does. The format has it that
+    they are the same then, which onnx's checker sees to.
+    """
+    for function in model.functions.values():
+        known = model.opset_imports.items()
+        function.opset_imports.update((k, v) for k, v in known if k in function.opset_imports)
+    common.InlinePass()(model)
+
+
 def graph_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
     """The nodes of a graph, each followed by those of its subgraphs."""
     for node in graph:
@@ -265,8 +278,14 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def tensor_bytes(model: ir.Model) -> int:
-    """Bytes of all stored tensors together."""
-    return sum(tensor.nbytes for tensor in tensors(model))
+    """Bytes of all stored tensors together; of text, those of its characters."""
+    return sum(_bytes(tensor) for tensor in tensors(model))
+
+
+def _bytes(tensor: ir.TensorProtocol) -> int:
+    if tensor.dtype == ir.DataType.STRING:
+        return sum(len(text) for text in tensor.numpy().reshape(-1))
+    return tensor.nbytes
 
 
 def _attribute_tensors(attributes: Iterable[ir.Attr]) -> Iterator[ir.TensorProtocol]:

@@ -110,15 +110,21 @@ def to_fp16(
 
     Returns:
         The converted model, and what half precision could not hold.
+
+    Raises:
+        ModelFileError: a body of an If or a Loop reads what half precision does not hold.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     work = from_proto(to_proto(model))
     ir.passes.Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # the converter looks for constants in the main graph alone
+        common.LiftSubgraphInitializersToMainGraphPass(),
         common.NameFixPass(),
     )(work)
     out_of_range = tuple(_out_of_range(work))
+    _refuse_in_bodies(work, {tensor.tensor for tensor in out_of_range})
     blocked = {*exclude, *(node for tensor in out_of_range for node in tensor.nodes)}
     flushed = tuple(_round_to_half(work, {tensor.tensor for tensor in out_of_range}))
     source = to_proto(work)
@@ -243,6 +249,17 @@ def _out_of_range(model: ir.Model) -> Iterator[OutOfRange]:
         if magnitudes.size and not magnitudes.max() <= LARGEST:  # NaN is not
             readers = sorted({str(use.node.name) for use in value.uses()})
             yield OutOfRange(str(value.name), float(magnitudes.max()), tuple(readers))
+
+
+def _refuse_in_bodies(model: ir.Model, names: Collection[str]) -> None:
+    """The converter cannot leave a node of a body float32: it puts the Casts outside."""
+    for value in _floats(model):
+        bodies = [user for user, _ in value.uses() if user.graph is not model.graph]
+        if value.name in names and bodies:
+            raise ModelFileError(
+                f"{value.name!r}, which the body of an If or a Loop reads, has magnitudes above "
+                f"half precision's {LARGEST:.0f}: use --precision fp16-storage"
+            )
 
 
 def _flushed(name: str, array: NDArray[np.float32]) -> Iterable[Flushed]:

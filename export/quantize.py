@@ -20,7 +20,14 @@ from edgekit.export.calibration_spool import FeedReader
 from edgekit.export.calibrators import Calibrator
 from edgekit.export.executed import executed
 from edgekit.export.gemm_factors import fold_gemm_factors
-from edgekit.export.graph import from_proto, nodes, session_source, set_metadata, to_proto
+from edgekit.export.graph import (
+    from_proto,
+    inline_functions,
+    nodes,
+    session_source,
+    set_metadata,
+    to_proto,
+)
 from edgekit.export.half import (
     to_fp16_storage,
 )
@@ -33,7 +40,8 @@ from edgekit.export.split_activations import split_hard_swish
 from edgekit.export.static_options import DEFAULT_METHOD, StaticOptions
 from edgekit.export.thresholds import take_batch_norm_out
 from edgekit.export.to_qdq import WEIGHTED_OPS
-from edgekit.runtime.errors import InputError, ModelFileError
+from edgekit.export.verify import random_inputs, run_outputs
+from edgekit.runtime.errors import InputError, ModelFileError, reason_of
 from edgekit.runtime.preprocessing import PREFIX
 from edgekit.runtime.progress import StageProgress, silent
 from edgekit.runtime.session import INPUT_TYPES, open_session
@@ -185,8 +193,8 @@ def _prepare(model: ir.Model) -> ir.Model:
     """A copy with constants as initializers, types inferred, and a name for every node."""
     check_shapes(model)
     work = from_proto(to_proto(model))
+    inline_functions(work)
     ir.passes.Sequential(
-        common.InlinePass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveInitializersFromInputsPass(),
         common.NameFixPass(),
@@ -253,9 +261,34 @@ def _finish(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"the {precision} model is not valid ONNX ({reason})") from error
-    with session_source(result) as source:
-        open_session(source)
+    _check_runs(result, original, precision)
     return result
+
+
+def _check_runs(result: ir.Model, original: ir.Model, precision: str) -> None:
+    """Run the result once, on made-up inputs.
+
+    Raises:
+        ModelFileError: onnxruntime cannot load it, or cannot run it though it runs the original.
+    """
+    with session_source(result) as source:
+        session = open_session(source)
+    try:
+        session.run(None, random_inputs(result, batch=1))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        if _runs(original):
+            raise ModelFileError(
+                f"onnxruntime cannot run the {precision} model ({reason_of(error)}): leave the "
+                "node out with --exclude"
+            ) from error
+
+
+def _runs(model: ir.Model) -> bool:
+    try:
+        run_outputs(model, random_inputs(model, batch=1))
+    except ModelFileError:
+        return False
+    return True
 
 
 def _half_weights(model: ir.Model, names: Collection[str]) -> ir.Model:

@@ -106,8 +106,7 @@ def slim(model: ir.Model, keep: Collection[str]) -> None:
     """
     common.RemoveUnusedNodesPass()(model)
     for value in model.graph.initializers.values():  # int64 in its short form, the others raw
-        if value.const_value is not None and value.const_value.dtype.bitwidth >= 8:
-            _compact(value)
+        _compact(value)
     common.DeduplicateInitializersPass(size_limit=_SHARED_BYTES)(model)
     version = model.opset_imports.get("", 1)
     for node in graph_nodes(model.graph):
@@ -125,9 +124,11 @@ def slim(model: ir.Model, keep: Collection[str]) -> None:
 
 def _compact(value: ir.Value) -> None:
     tensor = value.const_value
-    if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.dtype == ir.DataType.BFLOAT16:
+    if tensor is None or tensor.dtype in (ir.DataType.STRING, ir.DataType.BFLOAT16):
         return
-    if not tensor.dtype.name.startswith(("FLOAT8", "FLOAT4", "FLOAT6")):
+    if tensor.dtype.bitwidth >= 8 and not tensor.dtype.name.startswith(
+        ("FLOAT8", "FLOAT4", "FLOAT6")
+    ):
         value.const_value = compact_tensor(tensor.numpy())
 
 

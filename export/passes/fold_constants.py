@@ -91,13 +91,20 @@ def _splits_hidden(model: ir.Model) -> Iterator[None]:
 
 
 def _should_fold(node: ir.Node) -> bool | None:
-    """False for a widening Cast; None leaves the decision to the limits."""
+    """False for a widening Cast, and for text; None leaves the decision to the limits."""
+    if any(_is_text(value) for value in (*node.inputs, *node.outputs)):
+        return False  # onnx_ir cannot write what onnxscript makes of it
     tensor = stored(node.inputs[0]) if is_op(node, "Cast") else None
     if tensor is None:
         return None
     target = ir.DataType(node.attributes.get_int("to", 0))
-    widens = target != ir.DataType.STRING and target.bitwidth > tensor.dtype.bitwidth
-    return False if widens else None
+    return False if target.bitwidth > tensor.dtype.bitwidth else None
+
+
+def _is_text(value: ir.Value | None) -> bool:
+    tensor = stored(value)
+    types = (None if value is None else value.dtype, None if tensor is None else tensor.dtype)
+    return ir.DataType.STRING in types
 
 
 def _drop_notes(model: ir.Model) -> None:

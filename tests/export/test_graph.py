@@ -12,6 +12,7 @@ from edgekit.commands.optimize import optimize_file
 from edgekit.export.graph import (
     check_data_file,
     from_proto,
+    inline_functions,
     load_graph,
     metadata,
     model_preprocessing,
@@ -172,3 +173,24 @@ def test_tensor_bytes_counts_attributes_and_subgraphs(text_graph) -> None:
         w=np.ones(2, np.float32),
     )
     assert tensor_bytes(model) == 16
+
+
+def test_text_takes_the_bytes_of_its_characters(text_graph) -> None:
+    model = text_graph(
+        "g (float[N] x) => (float[N] y, string[2] z) { y = Relu(x) z = Identity(labels) }",
+        labels=np.array(["no", "yes"], object),
+    )
+    assert tensor_bytes(model) == 5
+
+
+def test_a_function_of_an_older_opset_is_inlined() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20, "f": 1]>
+        g (float[N] x) => (float[N] y) { y = f.act(x) }
+        <domain: "f", opset_import: ["": 18]> act (v) => (o) { o = Relu(v) }"""
+    )
+    onnx.checker.check_model(proto, full_check=True)
+    model = from_proto(proto)
+    inline_functions(model)
+    assert [node.op_type for node in model.graph] == ["Relu"]
+    assert model.opset_imports[""] == 20

@@ -14,6 +14,7 @@ from edgekit.export.half import MIN_STORED_ELEMENTS, to_fp16, to_fp16_storage
 from edgekit.export.to_onnx import to_onnx
 from edgekit.export.verify import run_outputs
 from edgekit.runtime.data.load import load_split
+from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.preprocessing import Preprocessing
 from edgekit.runtime.session import open_session, run_batch
 from edgekit.train.models.table import build_model
@@ -169,3 +170,37 @@ def test_resize_keeps_its_scales_float32(text_graph: Callable[..., ir.Model]) ->
     x = np.random.default_rng(0).standard_normal((2, 1, 4, 4), np.float32)
     before, after = run_outputs(model, {"x": x})["y"], run_outputs(half, {"x": x})["y"]
     np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+# Both bodies name their constant alike; a Resize stays float32 whatever it stands in.
+BODIES = """g (float[N, 4, 8, 8] x) => (float[N, 4, A, B] y) {
+    s = ReduceSum<keepdims = 0>(x)
+    positive = Greater(s, zero)
+    y = If(positive) <
+        then_branch = t () => (float[N, 4, A, B] t1) <float[4] c = {1, 1, 2, 2}> { t1 = FIRST },
+        else_branch = e () => (float[N, 4, A, B] e1) <float[4] c = {1, 1, 3, 3}> { e1 = SECOND }
+    >
+}"""
+
+
+@pytest.mark.parametrize("operator", ["Resize(x, , c)", 'Resize<mode = "linear">(x, , c)'])
+def test_bodies_with_constants_are_converted(
+    text_graph: Callable[..., ir.Model], operator: str
+) -> None:
+    text = BODIES.replace("FIRST", operator).replace("SECOND", operator)
+    model = text_graph(text, zero=np.float32(0))
+    found, _ = to_fp16(model)
+    for sign in (-1, 1):
+        inputs = {"x": sign * np.abs(np.random.default_rng(0).normal(size=(2, 4, 8, 8)))}
+        inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
+        before, after = (run_outputs(one, inputs)["y"] for one in (model, found))
+        np.testing.assert_allclose(after, before, rtol=2e-3)
+
+
+def test_a_large_constant_of_a_body_is_refused(text_graph: Callable[..., ir.Model]) -> None:
+    text = BODIES.replace("FIRST", "Resize(x, , c)").replace("{1, 1, 3, 3}", "{1e9, 1, 1, 1}")
+    model = text_graph(
+        text.replace("SECOND", "Unsqueeze(c, axes)"), zero=np.float32(0), axes=np.array([0, 1, 2])
+    )
+    with pytest.raises(ModelFileError, match=r"the body of an If or a Loop reads.*fp16-storage"):
+        to_fp16(model)

@@ -339,3 +339,18 @@ def test_a_model_with_nothing_to_pack_passes(text_graph: Callable[..., ir.Model]
     result = pack(text_graph("g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"))
     assert result.report.tensors == {}
     assert [node.op_type for node in result.model.graph] == ["Relu"]
+
+
+@pytest.mark.parametrize("precision", ["dynamic-int8", "fp16", "fp16-storage"])
+def test_text_passes(text_graph: Callable[..., ir.Model], precision: str) -> None:
+    model = text_graph(
+        """g (float[N, 32] x) => (float[N, 16] y, string[2] z) {
+            y = MatMul(x, w)
+            z = Identity(labels)
+        }""",
+        w=np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32),
+        labels=np.array(["no", "yes"], object),
+    )
+    found = pack(quantize(model, precision).model).model
+    inputs = random_inputs(model)
+    assert list(run_outputs(found, inputs)["z"]) == ["no", "yes"]

@@ -16,6 +16,7 @@ from edgekit.export.passes.values import names
 from edgekit.export.quantize import quantize
 from edgekit.export.static_options import StaticOptions
 from edgekit.export.verify import run_outputs
+from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
 
 TextGraph = Callable[..., ir.Model]
@@ -375,7 +376,17 @@ def test_names_that_were_apart_come_back(text_graph: TextGraph, case: str, preci
     assert found.graph.outputs[-1].name == ("x_scale" if "output" in case else "y")
 
 
-@pytest.mark.parametrize("case", ["a computed weight", "factors", "several matrices", "a row"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a computed weight",
+        "factors",
+        "several matrices",
+        "a row",
+        "a body reads the activation",
+        "a body reads what it reads",
+    ],
+)
 def test_dynamic_quantization_leaves_what_it_cannot_convert(
     text_graph: TextGraph, case: str
 ) -> None:
@@ -415,3 +426,12 @@ def test_an_output_before_a_clip_is_not_clipped(
     found = quantize(model, precision, reader=reader).model
     before, after = run_outputs(model, batch)["m"], run_outputs(found, batch)["m"]
     assert np.abs(after - before).max() < 0.02 * np.abs(before).max()
+
+
+def test_a_result_that_does_not_run_is_refused(
+    text_graph: TextGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, weights = CASES["several matrices"]
+    monkeypatch.setattr("edgekit.export.precisions.unconvertible", lambda _: {})
+    with pytest.raises(ModelFileError, match="cannot run the dynamic-int8 model"):
+        quantize(text_graph(text, **weights), "dynamic-int8")

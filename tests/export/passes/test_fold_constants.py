@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from edgekit.export.graph import to_proto
 from edgekit.export.passes.fold_constants import FoldConstants
 
 
@@ -123,3 +124,26 @@ def test_initializers_that_callers_may_replace_keep_their_place(text_graph) -> N
     )  # fmt: skip
     assert not FoldConstants()(model).modified
     assert list(model.graph.initializers) == ["j", "k", "l"]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "y = Relu(x) z = Identity(labels)",
+        "y = Relu(x) z = Concat<axis = 0>(labels, labels)",
+        'y = Relu(x) a = Constant<value_strings = ["no", "yes"]>() z = Identity(a)',
+        'a = Constant<value_string = "3">() n = Cast<to = 1>(a) y = Add(x, n) z = Identity(n)',
+        "y = Relu(x) z = Cast<to = 8>(numbers)",
+    ],
+)
+def test_text_stays_as_it_is(text_graph, graph: str) -> None:
+    type_ = "float" if "n = Cast" in graph else "string[a]"
+    model = text_graph(
+        f"g (float[N] x) => (float[N] y, {type_} z) {{ {graph} }}",
+        labels=np.array(["no", "yes"], object),
+        numbers=np.array([1, 2], np.float32),
+    )
+    before = operators(model)
+    FoldConstants()(model)
+    assert operators(model) == before
+    assert len(to_proto(model).graph.output) == 2
