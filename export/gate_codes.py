@@ -13,6 +13,8 @@ excitation. Howard et al. 2019, arXiv:1905.02244, chose both for being cheap in 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -28,7 +30,7 @@ _LARGEST_RATIO = 1.5
 _FEWEST_STEPS = 32
 
 
-def reach_gates(model: ir.Model, ranges: Ranges) -> Ranges:
+def reach_gates(model: ir.Model, ranges: Ranges, exclude: Collection[str] = ()) -> Ranges:
     """Let what a HardSigmoid reads begin where the gate is closed.
 
     A range that begins above is widened, by half at most. One that begins below is cut where
@@ -37,6 +39,7 @@ def reach_gates(model: ir.Model, ranges: Ranges) -> Ranges:
     Args:
         model: The float32 model.
         ranges: Lowest and highest value of its tensors.
+        exclude: Names of nodes that stay float.
 
     Returns:
         Ranges whose codes `put_gates_on_codes` can take.
@@ -44,7 +47,7 @@ def reach_gates(model: ir.Model, ranges: Ranges) -> Ranges:
     reached = dict(ranges)
     for node in model.graph:
         name = str(node.inputs[0].name) if node.inputs and node.inputs[0] is not None else ""
-        if _is_gate(node) and name in ranges:
+        if _is_gate(node) and node.name not in exclude and name in ranges:
             reached[name] = _reach(ranges[name], _ends(node)[0], is_shut=_shuts(node))
     return reached
 
@@ -72,12 +75,19 @@ def _shuts(gate: ir.Node) -> bool:
     )
 
 
-def put_gates_on_codes(model: ir.Model) -> int:
-    """Rewrite a QDQ model in place; returns how many HardSigmoids now clip codes."""
+def put_gates_on_codes(model: ir.Model, exclude: Collection[str] = ()) -> int:
+    """Rewrite a QDQ model in place; returns how many HardSigmoids now clip codes.
+
+    Args:
+        model: The QDQ model.
+        exclude: Names of nodes that stay float.
+    """
     done = 0
     for node in list(model.graph):
         source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-        if _is_gate(node) and source is not None and is_op(source, "DequantizeLinear"):
+        if node.name in exclude or not _is_gate(node) or source is None:
+            continue
+        if is_op(source, "DequantizeLinear"):
             done += _rewrite(model, source, node)
     common.RemoveUnusedNodesPass()(model)
     return done

@@ -278,11 +278,12 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def tensor_bytes(model: ir.Model) -> int:
-    """Bytes of all stored tensors together; of text, those of its characters."""
-    return sum(_bytes(tensor) for tensor in tensors(model))
+    """Bytes of all stored tensors together."""
+    return sum(stored_bytes(tensor) for tensor in tensors(model))
 
 
-def _bytes(tensor: ir.TensorProtocol) -> int:
+def stored_bytes(tensor: ir.TensorProtocol) -> int:
+    """Bytes of a tensor's data; of text, those of its characters."""
     if tensor.dtype == ir.DataType.STRING:
         return sum(len(text) for text in tensor.numpy().reshape(-1))
     return tensor.nbytes

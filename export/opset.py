@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 from onnx import version_converter
 
 from edgekit.export.graph import from_proto, graph_nodes, nodes, to_proto
@@ -97,6 +98,11 @@ def convert_opset(model: ir.Model, opset: int) -> ir.Model:
             f"({str(error).partition(chr(10))[0]}): choose another opset"
         ) from error
     result = from_proto(converted)
+    # Later steps look for stored numbers, and for names.
+    ir.passes.Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.NameFixPass(),
+    )(result)
     if result.opset_imports.get("") != opset:
         raise ModelFileError(
             f"the model stays at opset {result.opset_imports.get('')} when converted to {opset}: "
@@ -135,12 +141,18 @@ def _check_same(before: ir.Model, after: ir.Model) -> None:
         return
     if any(draws(node, inputs) for node in nodes(before)):
         return
-    error = largest_difference(expected, run_outputs(after, inputs))
+    old, new = (model.opset_imports[""] for model in (before, after))
+    hint = f"export it anew at opset {new}"
+    try:
+        error = largest_difference(expected, run_outputs(after, inputs))
+    except ModelFileError as reason:
+        raise ModelFileError(
+            f"converted from opset {old} to {new} the model does not run: {hint}"
+        ) from reason
     if error > tolerance(before):
-        old, new = (model.opset_imports[""] for model in (before, after))
         raise ModelFileError(
             f"converted from opset {old} to {new} the model computes something else (relative "
-            f"error {error:.3g}): export it anew at opset {new}"
+            f"error {error:.3g}): {hint}"
         )
 
 

@@ -40,6 +40,7 @@ from edgekit.export.split_activations import split_hard_swish
 from edgekit.export.static_options import DEFAULT_METHOD, StaticOptions
 from edgekit.export.thresholds import take_batch_norm_out
 from edgekit.export.to_qdq import WEIGHTED_OPS
+from edgekit.export.unquantizable import bound_pads
 from edgekit.export.verify import random_inputs, run_outputs
 from edgekit.runtime.errors import InputError, ModelFileError, reason_of
 from edgekit.runtime.preprocessing import PREFIX
@@ -119,16 +120,11 @@ def quantize(
     _check_float(model)
     options = static or StaticOptions()
     pattern = None if exclude is None else _pattern(exclude)
-    given, note = model, None
-    if precision == "int8" and options.takes_batch_norm_out:
-        given, note = take_batch_norm_out(model, pattern)
-    work = _prepare(given)
-    if entry.op_types:
-        FoldPad()(work)
-        fold_gemm_factors(work)
-    if precision == "int8" and options.kernels != "openvino":  # which has a kernel for HardSwish
-        split_hard_swish(work)
-    chosen = frozenset[str]() if pattern is None else _excluded(work, pattern)
+    work, notes = _rewritten(_prepare(model), precision, options, pattern)
+    chosen = frozenset[str]()
+    if pattern is not None:
+        chosen, folded = _excluded(work, pattern, model)
+        notes += folded
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
         reader = CalibrationReader.from_feeds(reader)
@@ -149,11 +145,29 @@ def quantize(
         weights_only=entry.weights_only,
         reasons=done.left,
     )
-    notes = done.notes if note is None else (note, *done.notes)
+    notes += done.notes
     ran = executed(result, excluded) if entry.op_types else None
     report = QuantizeReport(precision, converted, left, notes, settings, ran)
     reference = work if done.reference is None else done.reference
     return QuantizeResult(result, report, work, reference)
+
+
+def _rewritten(
+    model: ir.Model, precision: str, options: StaticOptions, exclude: re.Pattern[str] | None
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """The model in the form that its precision takes best, and what to tell of that."""
+    note = None
+    if precision == "int8" and options.takes_batch_norm_out:
+        taken, note = take_batch_norm_out(model, exclude)
+        model = model if taken is model else _prepare(taken)
+    if PRECISIONS[precision].op_types:
+        FoldPad()(model)
+        fold_gemm_factors(model)
+    if PRECISIONS[precision].calibrated:
+        bound_pads(model)
+    if precision == "int8" and options.kernels != "openvino":  # which has a kernel for HardSwish
+        split_hard_swish(model)
+    return model, () if note is None else (note,)
 
 
 def check_fallback(fallback: str, precision: str) -> None:
@@ -233,15 +247,24 @@ def _pattern(exclude: str) -> re.Pattern[str]:
         ) from error
 
 
-def _excluded(model: ir.Model, pattern: re.Pattern[str]) -> frozenset[str]:
+def _excluded(
+    model: ir.Model, pattern: re.Pattern[str], given: ir.Model
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Names of the nodes to leave, and a note where all that were named have been folded away."""
     names = [str(node.name) for node in model.graph]
     found = frozenset(filter(pattern.search, names))
-    if not found:
-        close = difflib.get_close_matches(pattern.pattern, names, n=5, cutoff=0.3) or names[:5]
-        raise InputError(
-            f"--exclude {pattern.pattern!r} matches no node; close names: {', '.join(close)}"
+    if found:
+        return found, ()
+    gone = [str(node.name) for node in nodes(given) if node.name and pattern.search(node.name)]
+    if gone:
+        return found, (
+            f"--exclude {pattern.pattern!r} leaves nothing: {', '.join(gone[:5])} was folded into "
+            "what is around it",
         )
-    return found
+    close = difflib.get_close_matches(pattern.pattern, names, n=5, cutoff=0.3) or names[:5]
+    raise InputError(
+        f"--exclude {pattern.pattern!r} matches no node; close names: {', '.join(close)}"
+    )
 
 
 def _finish(

@@ -77,8 +77,12 @@ def account(
             continue
         name = str(node.name)
         survivor = survivors.get(name) or survivors.get(f"{name}_MatMul")
-        takes_part = name not in excluded and name not in reasons and _is_taken(node, op_types)
-        if survivor is None or (takes_part and _computes_converted(survivor)):
+        if survivor is None or (
+            name not in excluded
+            and name not in reasons
+            and (_is_taken(node, op_types) or survivor.op_type != node.op_type)
+            and _computes_converted(survivor)
+        ):
             converted[node.op_type] += 1
             continue
         why = _reason(node, excluded, op_types, weights_only, reasons)

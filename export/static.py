@@ -245,7 +245,7 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
 
 
 def _for_onnxruntime(model: ir.Model, ranges: Ranges, options: StaticOptions) -> _Codes:
-    reached = reach_gates(model, ranges) if options.has_8_bits else ranges
+    reached = reach_gates(model, ranges, options.exclude) if options.has_8_bits else ranges
     shared = share_scales(model, reached, options.exclude)
     return _Codes(keep_clips(model, shared.ranges, options.exclude), shared.apart, QDQ_OPS)
 
@@ -260,7 +260,7 @@ def _finish(quantized: ir.Model, options: StaticOptions) -> None:
     """Rewrite in place what is exact on codes, or within what rounding the codes costs."""
     if options.kernels != "openvino":
         put_thresholds_on_codes(quantized)
-        put_gates_on_codes(quantized)
+        put_gates_on_codes(quantized, options.exclude)
     if options.used_kernels == "fast" and options.target != "arm64":
         fit_image_channels(quantized, outputs=8 if options.target == "avx2" else 4)
 

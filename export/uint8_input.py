@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from edgekit.export.calibration import single_input
 from edgekit.export.calibrators import Ranges
 from edgekit.export.graph import from_proto, set_metadata, to_proto
-from edgekit.export.passes.base import is_op
+from edgekit.export.opset import MIN_OPSET, convert_opset
+from edgekit.export.passes.base import is_op, opset
+from edgekit.export.passes.fold_pad import FoldPad
 from edgekit.export.passes.values import store, stored
 from edgekit.export.threshold_codes import Grid, runs_thresholds_on_codes
 from edgekit.runtime.errors import ModelFileError
@@ -45,14 +47,21 @@ def take_pixels(model: ir.Model, preprocessing: Preprocessing) -> ir.Model:
         The model, whose metadata says that pixels are to be given as they are.
 
     Raises:
-        ModelFileError: its input goes elsewhere than into one convolution, or is of another kind.
+        ModelFileError: its input goes elsewhere than into one convolution, or is of another kind,
+            or a mean that it pads with is no pixel.
     """
-    work = from_proto(to_proto(model))
+    work = convert_opset(from_proto(to_proto(model)), max(opset(model), MIN_OPSET))
+    FoldPad()(work)
     entry = single_input(work)
     conv = _first_convolution(entry, preprocessing)
     mean = _LEVELS * np.asarray(preprocessing.mean, np.float64)
     codes = np.rint(mean).clip(0, _LEVELS).astype(np.uint8)
     pads = conv.attributes.get_ints("pads", (0, 0, 0, 0))
+    if any(pads) and np.abs(codes - mean).max() > 1:
+        raise ModelFileError(
+            "--uint8-input pads with each channel's mean, which must be a pixel, within 0 and 1: "
+            f"{list(preprocessing.mean)} is not; leave it out for this model"
+        )
     padded = any(pads) and len(set(codes.tolist())) > 1
     zero = 0 if padded else int(codes[0])
     _fold(work, conv, preprocessing, mean, zero)

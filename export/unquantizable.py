@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from edgekit.export.calibrators import Ranges
 from edgekit.export.passes.base import is_op
-from edgekit.export.passes.values import stored
+from edgekit.export.passes.values import stored, write_constant
 
 # Masks begin at -10,000; no bias of a network reaches so far.
 _LEAST_MASK = 1e4
@@ -43,6 +43,21 @@ def unquantizable(model: ir.Model, ranges: Ranges) -> dict[str, str]:
         elif reason := _odd_form(node):
             found[str(node.name)] = reason
     return found
+
+
+def bound_pads(model: ir.Model) -> None:
+    """Let Pads that only maxima read pad with the lowest number, not minus infinity, in place.
+
+    A window that holds a number of the map has the same maximum, and ranges are finite.
+    """
+    for node in model.graph:
+        fill = stored(node.inputs[2]) if is_op(node, "Pad") and len(node.inputs) > 2 else None
+        readers = node.outputs[0].consumers()
+        if fill is None or fill.dtype != ir.DataType.FLOAT or not np.isneginf(fill.numpy()).all():
+            continue
+        if readers and all(is_op(reader, "MaxPool", "GlobalMaxPool") for reader in readers):
+            lowest = np.full_like(fill.numpy(), np.finfo(np.float32).min)
+            write_constant(model, node, 2, lowest, f"{node.name}/lowest")
 
 
 def _odd_form(node: ir.Node) -> str | None:

@@ -20,6 +20,7 @@ from edgekit.commands.study_results import (
     summary_markdown,
     write_csv,
 )
+from edgekit.commands.target import TargetChoice
 from edgekit.commands.train import RUNS
 from edgekit.export.calibration import CalibrationReader, single_input
 from edgekit.export.graph import load_graph, save_graph, session_source
@@ -219,8 +220,9 @@ def _measure(
 
 
 def _convert(model: ir.Model, precision: str, reader: CalibrationReader) -> ir.Model:
-    """In the kernels' shapes that the network has: zeros added for speed would count as MACs."""
-    return quantize(model, precision, reader=reader, static=StaticOptions(kernels="keep")).model
+    """For this processor, in the shapes that the network has: zeros for speed would be MACs."""
+    static = TargetChoice().tune(StaticOptions(kernels="keep"), precision)
+    return quantize(model, precision, reader=reader, static=static).model
 
 
 def _figures(

@@ -24,6 +24,7 @@ import onnx_ir.passes.common as common
 from edgekit.export.graph import graph_nodes, graphs
 from edgekit.export.packing.builder import compact_tensor
 from edgekit.export.passes.base import is_op
+from edgekit.export.passes.merge_equal_constants import MergeEqualConstants
 from edgekit.export.passes.values import stored
 
 NAMED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
@@ -107,7 +108,7 @@ def slim(model: ir.Model, keep: Collection[str]) -> None:
     common.RemoveUnusedNodesPass()(model)
     for value in model.graph.initializers.values():  # int64 in its short form, the others raw
         _compact(value)
-    common.DeduplicateInitializersPass(size_limit=_SHARED_BYTES)(model)
+    MergeEqualConstants(_SHARED_BYTES)(model)
     version = model.opset_imports.get("", 1)
     for node in graph_nodes(model.graph):
         _drop_defaults(node, version)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.export.passes.base import GraphPass, NotExactError, is_op, opset
+from edgekit.export.passes.base import GraphPass, NotExactError, is_op, node_label, opset
 from edgekit.export.passes.values import bypass, only_reader, stored
 
 _FOLDING_OPS = ("Conv", "MaxPool", "AveragePool")
@@ -118,15 +118,15 @@ def _check_windows(pool: ir.Node, padding: _Padding) -> None:
     """Each window must lie on the map in part, and be as large with padding of its own."""
     kernel = pool.attributes.get_ints("kernel_shape", [])
     if pool.attributes.get_int("ceil_mode", 0):
-        raise NotExactError(f"{pool.name} rounds its size up")
+        raise NotExactError(f"{node_label(pool)} rounds its size up")
     if any(step != 1 for step in pool.attributes.get_ints("dilations", [1])):
-        raise NotExactError(f"{pool.name} has dilations")
+        raise NotExactError(f"{node_label(pool)} has dilations")
     own = _own_pads(pool, len(kernel))
     added = (*padding.before[2:], *padding.behind[2:])
     if any(one + other >= size for one, other, size in zip(own, added, [*kernel] * 2, strict=True)):
-        raise NotExactError(f"it pads by the kernel of {pool.name} or more")
+        raise NotExactError(f"it pads by the kernel of {node_label(pool)} or more")
     if len(pool.outputs) > 1 and (pool.outputs[1].uses() or pool.outputs[1].is_graph_output()):
-        raise NotExactError(f"the indices of {pool.name} count its padding")
+        raise NotExactError(f"the indices of {node_label(pool)} count its padding")
 
 
 def _check_value(reader: ir.Node, source: ir.Value, value: float) -> None:
@@ -134,19 +134,19 @@ def _check_value(reader: ir.Node, source: ir.Value, value: float) -> None:
         halves = source.dtype == ir.DataType.FLOAT16
         lowest = float(np.finfo(np.float16 if halves else np.float32).min)
         if value > lowest and not (value == 0 and is_op(source.producer(), *_NOT_NEGATIVE)):
-            raise NotExactError(f"{reader.name} may take its {value:g} for a maximum")
+            raise NotExactError(f"{node_label(reader)} may take its {value:g} for a maximum")
     elif value != 0:
-        raise NotExactError(f"{reader.name} would pad with zeros, not with {value:g}")
+        raise NotExactError(f"{node_label(reader)} would pad with zeros, not with {value:g}")
 
 
 def _check_counts(model: ir.Model, pool: ir.Node, own: list[int]) -> None:
     if opset(model) < 7:
-        raise NotExactError(f"{pool.name} cannot count its padding before opset 7")
+        raise NotExactError(f"{node_label(pool)} cannot count its padding before opset 7")
     if any(own) and not pool.attributes.get_int("count_include_pad", 0):
-        raise NotExactError(f"{pool.name} has padding of its own that it does not count")
+        raise NotExactError(f"{node_label(pool)} has padding of its own that it does not count")
 
 
 def _own_pads(node: ir.Node, rank: int) -> list[int]:
     if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise NotExactError(f"{node.name} has auto_pad")
+        raise NotExactError(f"{node_label(node)} has auto_pad")
     return list(node.attributes.get_ints("pads", [0] * 2 * rank))

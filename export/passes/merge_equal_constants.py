@@ -2,7 +2,8 @@
 
 Tensors are compared by a few of their elements first, and by a digest of all bytes where these are
 equal, so that most are never read as a whole. Each graph is looked at alone. Initializers that are
-graph inputs or outputs stay.
+graph inputs or outputs stay. So do those of half precision: onnxruntime's CPU kernels read them
+through a Cast, which it computes at load for one reader and anew in each run for several.
 """
 
 from __future__ import annotations
@@ -12,25 +13,37 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
-from edgekit.export.graph import graphs
+from edgekit.export.graph import graphs, stored_bytes
 
 _SAMPLES = 64
 
 
 class MergeEqualConstants(ir.passes.InPlacePass):
-    """Let readers of equal initializers read one of them."""
+    """Let readers of equal initializers read one of them.
+
+    Args:
+        largest: Bytes of the largest that are merged; None for any.
+    """
+
+    def __init__(self, largest: int | None = None) -> None:
+        super().__init__()
+        self._largest = largest
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Merge in place."""
-        merged = sum(_merge(graph) for graph in graphs(model))
+        merged = sum(_merge(graph, self._largest) for graph in graphs(model))
         return ir.passes.PassResult(model, modified=merged > 0)
 
 
-def _merge(graph: ir.Graph) -> int:
+def _merge(graph: ir.Graph, largest: int | None) -> int:
     alike: dict[Hashable, list[ir.Value]] = {}
     for value in graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and not value.is_graph_input() and not value.is_graph_output():
+        if tensor is None or value.is_graph_input() or value.is_graph_output():
+            continue
+        if tensor.dtype != ir.DataType.FLOAT16 and (
+            largest is None or stored_bytes(tensor) <= largest
+        ):
             alike.setdefault(_sample(tensor), []).append(value)
     merged = 0
     for values in alike.values():

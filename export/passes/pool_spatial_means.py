@@ -39,7 +39,8 @@ class PoolSpatialMeans(GraphPass):
         pool = ir.node("GlobalAveragePool", [data], name=node.name)
         made = [pool]
         if not node.attributes.get_int("keepdims", 1):
-            made.append(ir.node("Flatten", [pool.outputs[0]], name=f"{node.name}/flatten"))
+            name = f"{node.name}/flatten" if node.name else None
+            made.append(ir.node("Flatten", [pool.outputs[0]], name=name))
             pool.outputs[0].name = f"{node.outputs[0].name}/map"
             pool.outputs[0].type = data.type
             pool.outputs[0].shape = ir.Shape([*data.shape[:2], *[1] * (rank - 2)])

@@ -160,7 +160,7 @@ def test_hard_swish_runs_in_integers_and_costs_no_accuracy(
     options = StaticOptions(kernels="keep")
     on_codes = quantize(model, "int8", reader=[{"x": images()}], static=options).model
     assert not executed(on_codes).in_float
-    monkeypatch.setattr(static, "put_gates_on_codes", lambda _: 0)
+    monkeypatch.setattr(static, "put_gates_on_codes", lambda *_: 0)
     in_float = quantize(model, "int8", reader=[{"x": images()}], static=options).model
     assert {node.op_type for node in executed(in_float).in_float} == {"HardSigmoid"}
     assert ratio(on_codes, wanted) > max(30, ratio(in_float, wanted) - 1)
@@ -176,3 +176,17 @@ def test_hard_swish_of_wide_negative_inputs_keeps_its_bits(text_graph: TextGraph
     quantized = quantize(model, "int8", reader=[{"x": images()}], static=options).model
     assert not executed(quantized).in_float
     assert ratio(quantized, wanted) > 30
+
+
+def test_an_excluded_gate_stays_float_and_others_count_as_converted(text_graph: TextGraph) -> None:
+    model = network(text_graph, "HardSwish")
+    gates = [f"{node.name}/gate" for node in model.graph if node.op_type == "HardSwish"]
+    options = StaticOptions(kernels="keep")
+    whole = quantize(model, "int8", reader=[{"x": images()}], static=options)
+    assert whole.report.converted["HardSigmoid"] == len(gates)
+    spared = quantize(model, "int8", reader=[{"x": images()}], static=options, exclude="/gate$")
+    left = {one.node: one.reason for one in spared.report.left}
+    assert {name for name, reason in left.items() if reason == "excluded"} == {
+        str(node.name) for node in spared.model.graph if node.op_type == "HardSigmoid"
+    }
+    assert not any(node.op_type == "Clip" for node in spared.model.graph)

@@ -62,3 +62,18 @@ def test_the_long_name_of_the_standard_domain_is_known(text_graph: TextGraph) ->
     model = from_proto(proto)
     assert model.opset_imports == {"": 20}
     assert change(model, convert_opset(model, 21)) == 0
+
+
+def test_what_the_converter_stores_is_an_initializer(text_graph: TextGraph) -> None:
+    text = "g (float[N, 4] x) => (float[N, 4] y) { y = Clip<min = 0.0, max = 6.0>(x) }"
+    model = convert_opset(text_graph(text, opset=9), 17)
+    assert [node.op_type for node in model.graph] == ["Clip"]
+    assert len(model.graph.initializers) == 2
+
+
+def test_a_conversion_that_does_not_run_is_refused(text_graph: TextGraph) -> None:
+    text = """g (float[2, 3] x) => (float[2, 3] y, float[2, 3] mask) {
+        y, mask = Dropout<ratio = 0.3>(x)
+    }"""
+    with pytest.raises(ModelFileError, match="from opset 7 to 17 the model does not run"):
+        convert_opset(text_graph(text, opset=7), 17)

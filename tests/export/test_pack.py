@@ -354,3 +354,21 @@ def test_text_passes(text_graph: Callable[..., ir.Model], precision: str) -> Non
     found = pack(quantize(model, precision).model).model
     inputs = random_inputs(model)
     assert list(run_outputs(found, inputs)["z"]) == ["no", "yes"]
+
+
+def test_equal_biases_of_half_precision_stay_apart(text_graph: Callable[..., ir.Model]) -> None:
+    generator = np.random.default_rng(0)
+    weights = {name: generator.normal(size=(16, 16)).astype(np.float16) for name in "wv"}
+    model = text_graph(
+        """g (float16[N, 16] x) => (float16[N, 16] y) {
+            a = Gemm(x, w, b)
+            r = Relu(a)
+            y = Gemm(r, v, c)
+        }""",
+        **weights,
+        b=np.ones(16, np.float16),
+        c=np.ones(16, np.float16),
+    )
+    found = pack(model).model
+    inputs = random_inputs(model)
+    np.testing.assert_array_equal(run_outputs(found, inputs)["y"], run_outputs(model, inputs)["y"])

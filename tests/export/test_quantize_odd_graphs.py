@@ -435,3 +435,41 @@ def test_a_result_that_does_not_run_is_refused(
     monkeypatch.setattr("edgekit.export.precisions.unconvertible", lambda _: {})
     with pytest.raises(ModelFileError, match="cannot run the dynamic-int8 model"):
         quantize(text_graph(text, **weights), "dynamic-int8")
+
+
+def test_old_files_whose_weights_are_inputs_too_lose_their_batch_norm(
+    text_graph: TextGraph,
+) -> None:
+    text = """g (float[N, 4, 12, 12] x) => (float[N, 6, 10, 10] y) {
+        a = Conv(x, w)
+        n = BatchNormalization(a, s, b, m, v2)
+        r = Relu(n)
+        y = Conv(r, v)
+    }"""
+    weights = CONVS | {name: normal(8) for name in "sbm"} | {"v2": normal(8) ** 2 + 0.1}
+    model = text_graph(text, opset=9, ir_version=3, also_inputs=tuple(weights), **weights)
+    reader = CalibrationReader.from_feeds([{"x": normal(32, 4, 12, 12)}])
+    report = quantize(model, "int8", reader=reader).report
+    assert "BatchNormalization" not in {one.op_type for one in report.left}
+    assert "1 batch normalizations were folded" in report.notes[0]
+
+
+def test_minus_infinity_around_a_maximum_has_a_finite_range(text_graph: TextGraph) -> None:
+    text, weights = CASES["the lowest number around a maximum"]
+    model = text_graph(text, **weights | {"lowest": np.float32(-np.inf)})
+    batch = {"x": normal(32, 4, 12, 12)}
+    found = quantize(model, "int8", reader=CalibrationReader.from_feeds([batch])).model
+    before, after = run_outputs(model, batch)["y"], run_outputs(found, batch)["y"]
+    assert np.abs(after - before).max() < 0.05 * np.abs(before).max()
+
+
+def test_excluding_what_was_folded_is_told(text_graph: TextGraph) -> None:
+    text = """g (float[N, 4, 12, 12] x) => (float[N, 8, 12, 12] y) {
+        p = Pad(x, pads)
+        y = Conv(p, w)
+    }"""
+    model = text_graph(text, w=CONVS["w"], pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+    model.graph[0].name = "stem_pad"
+    reader = CalibrationReader.from_feeds([{"x": normal(32, 4, 12, 12)}])
+    report = quantize(model, "int8", reader=reader, exclude="^stem_pad$").report
+    assert any("stem_pad was folded into what is around it" in note for note in report.notes)

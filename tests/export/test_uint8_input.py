@@ -102,3 +102,26 @@ def test_an_input_that_no_convolution_reads_is_refused(text_graph: Callable[...,
     )
     with pytest.raises(ModelFileError, match="--uint8-input needs"):
         take_pixels(model, EQUAL)
+
+
+def test_an_old_opset_and_a_pad_of_its_own_are_taken(
+    text_graph: Callable[..., ir.Model],
+) -> None:
+    generator = np.random.default_rng(0)
+    model = text_graph(
+        """g (float[N, 3, 8, 8] x) => (float[N, 8] y) {
+            p = Pad<pads = [0, 0, 0, 0, 0, 0, 1, 1]>(x)
+            a = Conv<strides = [2, 2], pads = [1, 1, 0, 0]>(p, w)
+            m = GlobalAveragePool(a)
+            y = Flatten(m)
+        }""",
+        opset=9,
+        w=generator.normal(size=(8, 3, 3, 3)).astype(np.float32),
+    )
+    pixels = take_pixels(model, DIFFERENT)
+    assert sqnr_db(logits(model, DIFFERENT(images())), logits(pixels, images())) > 40
+
+
+def test_a_mean_that_is_no_pixel_cannot_be_padded_with(model: ir.Model) -> None:
+    with pytest.raises(ModelFileError, match="must be a pixel, within 0 and 1"):
+        take_pixels(model, Preprocessing(8, 8, (1.5, 0.5, 0.5), (0.25,) * 3))

@@ -77,3 +77,17 @@ def test_subgraphs_are_merged_alone(text_graph) -> None:
     )
     assert MergeEqualConstants()(model).modified
     assert set(model.graph.initializers) == {"w"}
+
+
+def test_half_precision_stays_apart(text_graph) -> None:
+    model = text_graph(
+        "g (float16[N, 4] x) => (float16[N, 4] y) { a = Add(x, b) y = Mul(a, c) }",
+        b=np.ones(4, np.float16),
+        c=np.ones(4, np.float16),
+    )
+    assert not MergeEqualConstants()(model).modified
+
+
+def test_what_is_larger_than_asked_stays(text_graph) -> None:
+    model = text_graph(TEXT, v=WEIGHT, w=WEIGHT.copy(), u=WEIGHT.copy())
+    assert not MergeEqualConstants(64)(model).modified

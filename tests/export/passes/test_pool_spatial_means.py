@@ -107,3 +107,19 @@ def test_only_what_onnxruntime_pools_becomes_a_pool(
     onnx.checker.check_model(to_proto(model), full_check=True)
     if dtype != "bfloat16":  # no data can be made up for it
         run_outputs(model, random_inputs(model))
+
+
+def test_nodes_without_names_stay_without(text_graph: TextGraph) -> None:
+    text = """g (float[N, 4, 5, 6] x) => (float[N, 4] y) {
+        r = Relu(x)
+        a = ReduceMean<keepdims = 0>(x, axes)
+        b = ReduceMean<keepdims = 0>(r, axes)
+        y = Sub(a, b)
+    }"""
+    model = text_graph(text, axes=np.array([2, 3]))
+    ir.passes.common.ShapeInferencePass()(model)
+    for node in model.graph:
+        node.name = None
+    assert PoolSpatialMeans()(model).modified
+    assert operators(model).count("Flatten") == 2
+    run_outputs(model, random_inputs(model))
