@@ -33,7 +33,7 @@ def activation_peak(model: ir.Model) -> Peak | None:
         Bytes by order, or None where the shape of an activation is not known.
     """
     try:
-        return _graph_peak(model.graph, graph_inputs(model))
+        return _graph_peak(model.graph, graph_inputs(model), frozenset())
     except _UnknownShapeError:
         return None
 
@@ -42,10 +42,12 @@ class _UnknownShapeError(Exception):
     pass
 
 
-def _graph_peak(graph: ir.Graph, inputs: list[ir.Value]) -> Peak:
-    roots = _buffers(graph, inputs)
+def _graph_peak(graph: ir.Graph, inputs: list[ir.Value], outer: frozenset[ir.Value]) -> Peak:
+    """The peak of a graph; `outer` are the activations of the graphs around it."""
+    roots = _buffers(graph, inputs, outer)
     steps = [node for node in graph if _moves_activations(node, roots)]
-    bodies = [_bodies_peak(node) for node in steps]
+    seen = outer | roots.keys()
+    bodies = [_bodies_peak(node, seen) for node in steps]
     position = {node: index for index, node in enumerate(steps)}
     writers = dict.fromkeys(roots.values(), 0)
     users = dict(writers)
@@ -74,9 +76,9 @@ def _graph_peak(graph: ir.Graph, inputs: list[ir.Value]) -> Peak:
     return peak
 
 
-def _bodies_peak(node: ir.Node) -> Peak:
+def _bodies_peak(node: ir.Node, outer: frozenset[ir.Value]) -> Peak:
     """Of a control-flow node, the body that needs most."""
-    peaks = [_graph_peak(body, list(body.inputs)) for body in subgraphs(node)]
+    peaks = [_graph_peak(body, list(body.inputs), outer) for body in subgraphs(node)]
     return Peak(
         max((peak.best for peak in peaks), default=0),
         max((peak.file_order for peak in peaks), default=0),
@@ -90,14 +92,16 @@ def _moves_activations(node: ir.Node, roots: dict[ir.Value, ir.Value]) -> bool:
     )
 
 
-def _buffers(graph: ir.Graph, inputs: list[ir.Value]) -> dict[ir.Value, ir.Value]:
+def _buffers(
+    graph: ir.Graph, inputs: list[ir.Value], outer: frozenset[ir.Value]
+) -> dict[ir.Value, ir.Value]:
     """Activation -> the activation whose buffer it has."""
     buffers = {value: value for value in inputs}
     for node in graph:
         if node.outputs and all(value.const_value is not None for value in node.outputs):
             continue
         read = [value for value in _reads(node) if value is not None]
-        if operator(node) != "If" and all(_is_constant(value, buffers, graph) for value in read):
+        if operator(node) != "If" and not any(value in buffers or value in outer for value in read):
             continue
         kept = [v for i, v in enumerate(node.outputs) if v.name and (i == 0 or _is_read(v))]
         buffers.update(zip(kept, kept, strict=True))
@@ -126,14 +130,6 @@ def _merge(buffers: dict[ir.Value, ir.Value], old: ir.Value, new: ir.Value) -> N
     for value, root in buffers.items():
         if root is old:
             buffers[value] = new
-
-
-def _is_constant(value: ir.Value, buffers: dict[ir.Value, ir.Value], graph: ir.Graph) -> bool:
-    if value in buffers:
-        return False
-    producer = value.producer()
-    outer = producer is not None and producer.graph is not graph
-    return value.const_value is not None or not outer
 
 
 def _reads(node: ir.Node) -> Iterator[ir.Value | None]:

@@ -34,7 +34,7 @@ from edgekit.bench.shapes import (
     with_static_shapes,
 )
 from edgekit.bench.trips import trips
-from edgekit.bench.weights import operand_type, stored_tensor, value_type
+from edgekit.bench.weights import element_bits, operand_type, stored_tensor, value_type
 from edgekit.bench.windows import window
 
 _IMAGE_RANK = 4
@@ -233,7 +233,7 @@ class _Counter:
             nonzero=sum(parameter.nonzero for parameter in owned),
             macs=sum(product.dense for product in products),
             effective_macs=sum(product.effective for product in products),
-            weight_bits=operand_type(node.inputs[rule.w]).bitwidth if rule else 0,
+            weight_bits=_weight_bits(node, rule),
             activation_bits=_activation_bits(first, rule),
             inputs=sum(prod(static_shape(v) or (0,)) for v in _activations(node)),
             outputs=outputs,
@@ -268,6 +268,12 @@ def _cost(body: list[NodeCount]) -> tuple[int, int]:
         if node.op_type in OTHER_OPERATIONS
     )
     return sum(node.macs for node in body), others
+
+
+def _weight_bits(node: ir.Node, rule: MacRule | None) -> int:
+    if rule is None:
+        return 0
+    return element_bits(node, rule.w) or operand_type(node.inputs[rule.w]).bitwidth
 
 
 def _activation_bits(first: ir.Value | None, rule: MacRule | None) -> int:

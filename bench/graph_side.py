@@ -14,6 +14,10 @@ from edgekit.bench.shapes import operator
 from edgekit.bench.weights import stored_tensor
 
 CONSTANTS = ("Constant", "ConstantOfShape")
+# Operators whose inputs may change places.
+COMMUTATIVE = ("Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor")
+# The number of a pair of nodes and which of its outputs, or the name of a graph input.
+Feeder = tuple[int, int] | str
 # Defaults that the schemas do not hold, since they depend on the rank.
 RANK_DEFAULTS = {"dilations": 1, "output_padding": 0, "pads": 0, "strides": 1}
 PLAIN = frozenset(
@@ -58,10 +62,19 @@ class GraphSide:
             tuple(self._leaves(value)) if self.is_constant(value) else None for value in node.inputs
         )
 
-    def feeders(self, node: ir.Node) -> set[int | str]:
-        """Nearest matched nodes upstream, by number, and graph inputs, by name."""
-        found: set[int | str] = set()
-        waiting = [value for value in node.inputs if value is not None]
+    def feeders(self, node: ir.Node) -> tuple[frozenset[Feeder], ...]:
+        """What feeds each input, up to the last that is fed; all together where order is idle."""
+        found = [self._sources(value) for value in node.inputs]
+        if operator(node) in COMMUTATIVE:
+            return (frozenset().union(*found),)
+        while found and not found[-1]:
+            found.pop()
+        return tuple(found)
+
+    def _sources(self, value: ir.Value | None) -> frozenset[Feeder]:
+        """Nearest matched nodes upstream, by number and output, and graph inputs, by name."""
+        found: set[Feeder] = set()
+        waiting = [] if value is None else [value]
         seen: set[ir.Value] = set()
         while waiting:
             value = waiting.pop()
@@ -72,10 +85,10 @@ class GraphSide:
             if producer is None:
                 found.add(str(value.name))
             elif producer in self.matched:
-                found.add(self.matched[producer])
+                found.add((self.matched[producer], producer.outputs.index(value)))
             else:
                 waiting.extend(item for item in producer.inputs if item is not None)
-        return found
+        return frozenset(found)
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether a value is stored, or computed from stored values alone."""

@@ -13,12 +13,15 @@ from edgekit.bench.roles import Role, default_role, role_of_use
 from edgekit.bench.shapes import operator, subgraphs
 from edgekit.bench.uses import final_uses
 from edgekit.bench.weights import (
+    CASTS,
+    RESHAPES,
     STORES,
     StoredTensor,
     element_bits,
     operand_type,
     stored_elements,
     stored_tensor,
+    value_type,
 )
 
 
@@ -80,12 +83,22 @@ def parameters(model: ir.Model, decoders: Sequence[Decoder] = ()) -> list[Parame
 
 
 def _rebuilt(decoder: Decoder, order: dict[ir.Node, int]) -> Parameter:
-    """A weight that the graph rebuilds: as large as it is used, at the width that multiplies."""
+    """A weight that the graph rebuilds: as large as it is used."""
     stored = stored_tensor(decoder.value)
     if stored is None:
         raise AssertionError("a decoder's value has its tensor")
     parameter = _parameter(stored, [decoder.value], order)
-    return replace(parameter, bits=operand_type(decoder.value).bitwidth, packed=True)
+    return replace(parameter, bits=_decoded_bits(decoder.value), packed=True)
+
+
+def _decoded_bits(value: ir.Value) -> int:
+    """Width that multiplies, or that of what was decoded, where a Cast widens it."""
+    bits = operand_type(value).bitwidth
+    node = value.producer()
+    while node is not None and operator(node) in RESHAPES | CASTS:
+        bits = min(bits, value_type(node.inputs[0]).bitwidth)
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return bits
 
 
 def _sharing(tensors: Sequence[dict[int, int]]) -> list[list[int]]:

@@ -45,6 +45,8 @@ LEARNED_INPUTS: dict[str, tuple[int, ...]] = {
     "Einsum": (0, 1, 2, 3),
     "GRU": (1, 2, 3),
     "Gather": (0,),
+    "GatherElements": (0,),
+    "GatherND": (0,),
     "Gemm": (0, 1, 2),
     "GroupNormalization": (1, 2),
     "InstanceNormalization": (1, 2),
@@ -57,15 +59,18 @@ LEARNED_INPUTS: dict[str, tuple[int, ...]] = {
     "QLinearMatMul": (0, 3),
     "RMSNormalization": (1,),
     "RNN": (1, 2, 3),
+    "SimplifiedLayerNormalization": (1,),
     "com.microsoft.Attention": (1, 2),
     "com.microsoft.BiasGelu": (1,),
     "com.microsoft.DynamicQuantizeLSTM": (1, 2, 3, 7),
     "com.microsoft.DynamicQuantizeMatMul": (1, 4),
+    "com.microsoft.EmbedLayerNormalization": (2, 3, 4, 5, 6),
     "com.microsoft.FastGelu": (1,),
     "com.microsoft.FusedConv": (1, 2),
     "com.microsoft.FusedGemm": (0, 1, 2),
     "com.microsoft.FusedMatMul": (0, 1),
     "com.microsoft.FusedMatMulActivation": (0, 1),
+    "com.microsoft.GatherBlockQuantized": (0,),
     "com.microsoft.GemmFastGelu": (0, 1, 2),
     "com.microsoft.MatMulInteger16": (0, 1),
     "com.microsoft.MatMulIntegerToFloat": (1, 6),
@@ -79,6 +84,7 @@ LEARNED_INPUTS: dict[str, tuple[int, ...]] = {
     "com.microsoft.QLinearConv": (3, 8),
     "com.microsoft.QLinearMul": (0, 3),
     "com.microsoft.SkipLayerNormalization": (2, 3, 4),
+    "com.microsoft.SkipSimplifiedLayerNormalization": (2, 3),
     "com.microsoft.TransposeMatMul": (0, 1),
     "com.microsoft.nchwc.Conv": (1, 2),
     "com.ms.internal.nhwc.Conv": (1, 2),
@@ -94,6 +100,7 @@ QUANTIZER_INPUTS: dict[str, tuple[int, ...]] = {
     "QuantizeLinear": (1, 2),
     "com.microsoft.DynamicQuantizeLSTM": (8, 9, 10, 11),
     "com.microsoft.DynamicQuantizeMatMul": (2, 3),
+    "com.microsoft.GatherBlockQuantized": (2, 3),
     "com.microsoft.MatMulIntegerToFloat": (2, 3, 4, 5),
     "com.microsoft.MatMulNBits": (2, 3),
     "com.microsoft.QAttention": (3, 4, 6, 7),
@@ -114,6 +121,7 @@ STRUCTURE_INPUTS: dict[str, tuple[int, ...]] = {"Resize": (1, 2, 3), "Upsample":
 # thresholds of a Max or Min. A single element is part of a formula.
 ARITHMETIC = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Sum"})
 _INTEGER_PRODUCTS = ("ConvInteger", "MatMulInteger", "com.microsoft.MatMulInteger16")
+_LOOKUPS = ("Gather", "GatherElements", "GatherND")
 _WIDEST_CODE = 16
 
 
@@ -129,7 +137,7 @@ def role_of_use(node: ir.Node, index: int, stored: StoredTensor) -> Role:
     used = node.inputs[index]
     dtype = used.dtype if used is not None and used.dtype is not None else stored.dtype
     if name in LEARNED_INPUTS:
-        learned = index in LEARNED_INPUTS[name] and (name != "Gather" or _holds_numbers(dtype))
+        learned = index in LEARNED_INPUTS[name] and (name not in _LOOKUPS or _holds_numbers(dtype))
         return Role.LEARNED if learned else default_role(dtype)
     if name in ARITHMETIC and (_holds_numbers(dtype) or _joins_sums(node, index)):
         if _scales_integers(node, index):

@@ -18,9 +18,10 @@ from onnx.reference import ReferenceEvaluator
 LARGEST_ELEMENTS = 64
 _STANDARD = ("", "ai.onnx")
 _NAMES = """
-    Abs Add And Cast Ceil Concat Div Equal Expand Flatten Floor Gather Greater GreaterOrEqual
-    Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Range ReduceMax ReduceMin ReduceProd
-    ReduceSum Reshape Shape Sign Size Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze Where
+    Abs Add And Cast Ceil Concat ConstantOfShape Div Equal Expand Flatten Floor Gather Greater
+    GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Range ReduceMax ReduceMin
+    ReduceProd ReduceSum Reshape Shape Sign Size Slice Split Sqrt Squeeze Sub Tile Transpose
+    Unsqueeze Where
 """
 _OPERATORS = frozenset(_NAMES.split())
 

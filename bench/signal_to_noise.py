@@ -213,5 +213,11 @@ class _Tapped:
         except Exception as error:  # onnxruntime's exceptions share no base class
             reason = " ".join(str(error).split())
             raise DataError(f"the images do not fit the model ({reason}): use its data") from error
-        tensors = dict(zip(self._order, found, strict=True))
-        return [np.asarray(tensors[name]) for name in self._names]
+        arrays = (_unpadded(np.asarray(array), len(batch), len(padded)) for array in found)
+        tensors = dict(zip(self._order, arrays, strict=True))
+        return [tensors[name] for name in self._names]
+
+
+def _unpadded(array: NDArray[Any], samples: int, padded: int) -> NDArray[Any]:
+    """Without what was made up, where the first axis is the batch."""
+    return array[:samples] if array.ndim and len(array) == padded else array

@@ -11,11 +11,31 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit import console
+from edgekit.bench.report.json_object import printable
 from edgekit.bench.report.table import bytes_text
 from edgekit.bench.speed_tables import TextTable
 
 # The counts of a comparison, with numbers of five digits.
 COUNTS_WIDTH = 56
+
+
+class _Rows(Table):
+    """A table whose cells cannot steer the terminal, whatever a model's names hold."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_shown, cells), **options)
+
+
+def _shown(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return _lines(cell)
+    if isinstance(cell, Text) and not cell.plain.isprintable():
+        return Text(_lines(cell.plain), cell.style)
+    return cell
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def show(*renderables: Table) -> None:
@@ -41,7 +61,7 @@ def _plain(value: Any) -> Any:
 
 def table_of(*titles: str) -> Table:
     """A table with these columns; `>` in front of a title aligns its column to the right."""
-    table = Table(box=None, header_style="bold", caption_justify="left", pad_edge=False)
+    table = _Rows(box=None, header_style="bold", caption_justify="left", pad_edge=False)
     for title in titles:
         right = title.startswith(">")
         justify: Literal["left", "right"] = "right" if right else "left"
@@ -51,7 +71,7 @@ def table_of(*titles: str) -> Table:
 
 def pairs(rows: Iterable[tuple[str, str]]) -> Table:
     """A table of names and values without a heading."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = _Rows(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
@@ -77,4 +97,5 @@ def show_text_table(text: TextTable) -> None:
         table.add_row(*(Text(cell) for cell in row))
     console.output().print()
     console.output().print(Text(text.caption))
-    show(table)
+    if text.rows:
+        show(table)

@@ -39,8 +39,8 @@ def print_inspection(inspection: Inspection, format_: Format) -> None:
         ("MACs", f"{figures.macs:,}, of which {figures.effective_macs:,} with non-zero weights"),
         ("uncounted operators", ", ".join(figures.uncounted_ops) or "none"),
         ("peak activations", _peak(figures)),
-        ("IMT score", f"{figures.score.imt:.5f}"),
-        ("MicroNet 2019 score", f"{figures.score.micronet2019:.5f}"),
+        ("IMT score", f"{figures.score.imt:.3g}"),
+        ("MicroNet 2019 score", f"{figures.score.micronet2019:.3g}"),
         *((f"setting {key}", str(value)) for key, value in asdict(figures.conventions).items()),
         *inspection.metadata.items(),
     ]

@@ -196,3 +196,35 @@ def test_a_model_that_cannot_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"\x00\x01")
     with pytest.raises(ModelFileError, match=r"broken\.onnx: cannot be run"):
         arena_bytes(tmp_path / "broken.onnx")
+
+
+# A Relu of 1000 floats in a body, of which another Relu makes 1000 more.
+BODY = """
+<ir_version: 10, opset_import: ["" : 20]>
+net (float[1, 1000] x, bool c) => (float[1, 1000] y)
+{
+    SOURCE
+    y = If (c) <
+        then_branch = t () => (float[1, 1000] t2) { t1 = Relu (VALUE) t2 = Relu (t1) },
+        else_branch = e () => (float[1, 1000] e1) { e1 = Neg (VALUE) }
+    >
+}
+"""
+
+
+@pytest.mark.parametrize(("source", "value"), [("a = Neg (x)", "a"), ("", "x")])
+def test_a_body_computes_activations_of_what_it_reads_outside(
+    graph: Graph, source: str, value: str
+) -> None:
+    found = count(graph(BODY.replace("SOURCE", source).replace("VALUE", value))).activations
+    assert found is not None
+    # What it reads, the result of the If, and two results inside it.
+    assert found.best == 4 * 4000 + 1
+
+
+def test_a_constant_outside_is_no_activation_of_a_body(graph: Graph) -> None:
+    rows = "{" + ", ".join(["1.0"] * 4) + "}"
+    text = BODY.replace("1000", "4").replace("VALUE", "k")
+    stored = graph(text.replace("SOURCE", ""), k=np.ones((1, 4), np.float32))
+    node = graph(text.replace("SOURCE", f"k = Constant <value = float[1, 4] {rows}> ()"))
+    assert count(node).activations == count(stored).activations

@@ -224,3 +224,24 @@ def test_shapes_that_an_operator_cannot_have_are_refused(graph: Graph) -> None:
     """
     with pytest.raises(ModelFileError, match="do not fit"):
         count(graph(text, w=np.ones((4, 4), np.float32)))
+
+
+def test_the_width_of_packed_weights_is_that_of_their_elements(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[1, 32] x) => (float[1, 2] y)
+    {{ y = com.microsoft.MatMulNBits <K = 32, N = 2, bits = 4, block_size = 32> (x, w, s) }}
+    """
+    counts = count(graph(text, w=PACKED, s=np.ones(2, np.float32)))
+    assert counts.nodes[0].weight_bits == 4
+
+
+def test_embeddings_and_their_normalization_are_learned(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (int32[1, 3] ids) => (float[1, 3, 4] y, int32[1] mask)
+    {{ y, mask = com.microsoft.EmbedLayerNormalization (ids, , words, places, , gamma, beta) }}
+    """
+    ones = {"gamma": np.ones(4, np.float32), "beta": np.ones(4, np.float32)}
+    words, places = np.ones((7, 4), np.float32), np.ones((5, 4), np.float32)
+    assert count(graph(text, words=words, places=places, **ones)).params == 28 + 20 + 4 + 4

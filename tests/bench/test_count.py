@@ -541,3 +541,41 @@ def test_models_whose_weights_are_all_constants_of_shape(name: str, params: int,
     counts = count(model)
     assert time.process_time() - start < 5  # a guard against materializing, not a benchmark
     assert (counts.params, counts.macs) == (params, macs)
+
+
+@pytest.mark.parametrize(
+    ("lookup", "index"),
+    [("GatherND", [[1], [3]]), ("GatherElements <axis = 0>", [[1, 1, 0], [2, 0, 1]])],
+)
+def test_a_table_is_learned_however_it_is_looked_up(
+    graph: Graph, lookup: str, index: list[list[int]]
+) -> None:
+    text = f"""
+    {HEAD}
+    agraph (int64[2, k] i) => (float[2, 3] y) {{ y = {lookup} (table, i) }}
+    """.replace("k]", f"{len(index[0])}]")
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    assert (count(graph(text, table=table)).params, count(graph(text, table=table)).nonzero) == (
+        12,
+        11,
+    )
+
+
+def test_shapes_may_be_made_of_a_fill(graph: Graph) -> None:
+    """Padding as torch's older exporter writes it: sizes out of a ConstantOfShape."""
+    text = f"""
+    {HEAD}
+    agraph (float[batch, 4, 4, 4] x) => (float[batch, 3, h, w] y)
+    <int64[1] eight = {{8}}, float none = {{0}}>
+    {{
+        rank = Shape (x)
+        count = Shape (rank)
+        pads = ConstantOfShape <value = int64[1] {{1}}> (eight)
+        size = Mul (count, count)
+        half = Div (pads, pads)
+        none_yet = Sub (pads, half)
+        padded = Pad (x, none_yet, none)
+        y = Conv (padded, w, b)
+    }}
+    """
+    assert count(graph(text, w=weights(), b=BIAS)).macs == 2 * 2 * 54

@@ -19,6 +19,7 @@ from edgekit.bench.count import Counts, count
 from edgekit.bench.scores import ScoreConventions, imt, storage_bits
 from edgekit.export.graph import from_proto, load_graph, save_graph
 from edgekit.export.pack import pack
+from edgekit.export.quantize import quantize
 from edgekit.runtime.errors import ModelFileError
 from edgekit.runtime.session import open_session
 
@@ -395,3 +396,13 @@ def test_a_packed_model_of_4_bit_codes_is_scored_at_their_width(
     assert widths
     assert all(4 <= width <= 10 for width in widths)
     assert imt(packed) < imt(plain)
+
+
+def test_packing_narrows_no_weights_that_are_stored_in_half_precision(graph: Graph) -> None:
+    weight = np.zeros((64, 64), np.float32)
+    weight[::4] = np.random.default_rng(0).normal(size=(16, 64))
+    text = f"{HEAD} agraph (float[n, 64] x) => (float[n, 64] y) {{ y = MatMul (x, w) }}"
+    stored = quantize(graph(text, w=weight), "fp16-storage").model
+    before, after = count(stored), count(pack(stored).model)
+    assert after.stored_bits < before.stored_bits
+    assert imt(after) <= imt(before)

@@ -237,3 +237,16 @@ def test_a_range_in_a_subgraph_depends_on_the_batch(graph: Callable[..., ir.Mode
     """
     assert ranges_depend_on_batch(graph(text))
     assert not ranges_depend_on_batch(graph(NORMALIZED))
+
+
+def test_a_batch_that_a_file_fixes_is_filled_and_what_fills_it_left_out(
+    classifier_file: Callable[..., Path], samples: np.ndarray
+) -> None:
+    model, fixed = load_graph(classifier_file()), load_graph(classifier_file("fixed.onnx"))
+    fixed.graph.inputs[0].shape = ir.Shape([4, 1, 8, 8])
+    fixed.graph.outputs[0].shape = ir.Shape([4, 4])
+    few = samples[:6]
+    for pair in ((model, fixed), (fixed, model), (fixed, fixed)):
+        found = signal_to_noise(*pair, [(few, few)])
+        assert [one.tensor for one in found.layers] == ["conv", "relu", "pooled", "flat", "logits"]
+        assert all(one.db is None or one.db > 100 for one in found.layers)

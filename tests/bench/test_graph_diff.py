@@ -192,3 +192,32 @@ def test_json_holds_every_node(graph: Graph) -> None:
         "change": "removed",
         "reasons": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("Sub (q, p)", Change.CHANGED),
+        ("Sub (p, q)", Change.SAME),
+        ("Sub (p, p)", Change.CHANGED),
+    ],
+)
+def test_inputs_that_change_places_change_a_node(
+    graph: Graph, after: str, expected: Change
+) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[1, 4] x) => (float[1, 2] y)
+    { p, q = Split <axis = 1, num_outputs = 2> (x) [last] y = Sub (p, q) }
+    """
+    diff = diff_graphs(graph(text), graph(text.replace("Sub (p, q)", after)))
+    assert diff.after()["last"].change is expected
+
+
+def test_a_sum_has_no_order(graph: Graph) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[1, 4] x) => (float[1, 4] y) { p = Relu (x) q = Neg (x) [last] y = Add (p, q) }
+    """
+    diff = diff_graphs(graph(text), graph(text.replace("p, q)", "q, p)")))
+    assert diff.after()["last"].change is Change.SAME

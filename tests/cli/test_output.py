@@ -61,6 +61,16 @@ def test_brackets_in_names_are_shown_not_obeyed(edgekit: Edgekit, tmp_path: Path
     assert "[/red]Gemm[bold]" in result.out
 
 
+def test_names_do_not_steer_the_terminal(edgekit: Edgekit, tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "m.onnx"))
+    model.graph.node[0].name = "before\x1b[31mafter"
+    onnx.save(model, tmp_path / "escapes.onnx")
+    result = edgekit("inspect", tmp_path / "escapes.onnx")
+    assert result.status == 0
+    assert "\x1b" not in result.out
+    assert "before\N{REPLACEMENT CHARACTER}[31mafter" in result.out
+
+
 def test_a_message_is_one_line_whatever_a_name_holds(edgekit: Edgekit, tmp_path: Path) -> None:
     result = edgekit("inspect", tmp_path / "no\nsuch\x1b[31m.onnx")
     assert result.status == 2
