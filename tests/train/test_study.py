@@ -203,7 +203,7 @@ def test_folders_differ_where_names_come_out_alike(tmp_path: Path) -> None:
     assert second.startswith("lr-a-b-0-")
 
 
-@pytest.mark.parametrize("name", ["ablation-cifar10", "front-cifar10"])
+@pytest.mark.parametrize("name", ["ablation-cifar10", "front-cifar10", "layers-cifar10"])
 def test_published_results_are_those_of_the_shipped_study(name: str) -> None:
     published = Path(__file__).parents[2] / "docs" / f"{name}.csv"
     with published.open(newline="") as file:
