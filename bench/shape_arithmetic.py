@@ -23,6 +23,12 @@ _NAMES = """
     ReduceProd ReduceSum Reshape Shape Sign Size Slice Split Sqrt Squeeze Sub Tile Transpose
     Unsqueeze Where
 """
+_NUMBERS = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
 _OPERATORS = frozenset(_NAMES.split())
 
 
@@ -36,7 +42,7 @@ def fold_shapes(model: ir.Model) -> bool:
         Whether there was a new one.
     """
     found = False
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if node.domain not in _STANDARD or node.op_type not in _OPERATORS or not node.outputs:
             continue
         if all(output.const_value is not None for output in node.outputs):
@@ -90,9 +96,9 @@ def _small(value: ir.Value) -> NDArray[Any] | None:
         if attribute is not None:
             tensor = attribute.as_tensor()
         else:
-            for name in ("value_int", "value_ints"):
+            for name, dtype in _NUMBERS.items():
                 if name in producer.attributes:
-                    return np.array(producer.attributes[name].value, np.int64)
+                    return np.array(producer.attributes[name].value, dtype)
     if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.size > LARGEST_ELEMENTS:
         return None
     return tensor.numpy()

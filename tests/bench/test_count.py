@@ -579,3 +579,27 @@ def test_shapes_may_be_made_of_a_fill(graph: Graph) -> None:
     }}
     """
     assert count(graph(text, w=weights(), b=BIAS)).macs == 2 * 2 * 54
+
+
+def test_sizes_are_computed_in_bodies_and_from_floats(graph: Graph) -> None:
+    text = f"""
+    {HEAD}
+    agraph (float[batch, 2, 4, 4] x, bool c) => (float[batch, 3, h, w] y)
+    {{
+        y = If (c) <
+            then_branch = t () => (float[batch, 3, h, w] ty)
+            {{
+                scales = Constant <value_floats = [1.0, 1.0, 0.5, 0.5]> ()
+                sizes = Shape (x)
+                floats = Cast <to = 1> (sizes)
+                halves = Mul (floats, scales)
+                wanted = Cast <to = 7> (halves)
+                small = Resize (x, , , wanted)
+                ty = Conv <pads = [1, 1, 1, 1]> (small, w, b)
+            }},
+            else_branch = e () => (float[batch, 3, h, w] ey)
+            {{ ey = Conv <strides = [2, 2]> (x, w, b) }}
+        >
+    }}
+    """
+    assert count(graph(text, w=weights(), b=BIAS)).macs == 2 * 2 * 54
