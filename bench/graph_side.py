@@ -58,9 +58,12 @@ class GraphSide:
 
     def operands(self, node: ir.Node) -> tuple[Any, ...]:
         """What identifies a node's stored operands; None in the place of a computed one."""
-        return tuple(
+        found = [
             tuple(self._leaves(value)) if self.is_constant(value) else None for value in node.inputs
-        )
+        ]
+        if operator(node) in COMMUTATIVE:
+            found.sort(key=lambda leaves: (leaves is not None, repr(leaves)))
+        return tuple(found)
 
     def feeders(self, node: ir.Node) -> tuple[frozenset[Feeder], ...]:
         """What feeds each input, up to the last that is fed; all together where order is idle."""

@@ -65,7 +65,7 @@ def table_of(*titles: str) -> Table:
     for title in titles:
         right = title.startswith(">")
         justify: Literal["left", "right"] = "right" if right else "left"
-        table.add_column(title.removeprefix(">"), justify=justify, overflow="fold")
+        table.add_column(_lines(title.removeprefix(">")), justify=justify, overflow="fold")
     return table
 
 
@@ -96,6 +96,6 @@ def show_text_table(text: TextTable) -> None:
     for row in text.rows:
         table.add_row(*(Text(cell) for cell in row))
     console.output().print()
-    console.output().print(Text(text.caption))
+    console.output().print(Text(_lines(text.caption)))
     if text.rows:
         show(table)

@@ -7,6 +7,8 @@ behind the Gemm. A weight or bias that a node computes stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -22,14 +24,15 @@ from edgekit.export.passes.values import (
 )
 
 
-def fold_gemm_factors(model: ir.Model) -> None:
+def fold_gemm_factors(model: ir.Model, exclude: Collection[str] = ()) -> None:
     """Rewrite a float32 model in place; exact but for rounding.
 
     Args:
         model: Its constants initializers.
+        exclude: Names of nodes that are left as they are.
     """
     for node in list(model.graph):
-        if is_op(node, "Gemm"):
+        if is_op(node, "Gemm") and node.name not in exclude:
             _fold_alpha(model, node)
             _fold_beta(model, node)
 

@@ -28,6 +28,9 @@ from edgekit.runtime.wire import SMALLEST_PLACED, Writable
 # Protobuf cannot hold 2 GiB; what the graph itself needs beside its tensors fits in the rest.
 LARGEST_INLINE_BYTES = 2_000_000_000
 
+# Before this version of the format an initializer had to be an input as well.
+INITIALIZERS_ALONE = 4
+
 # The standard operators' domain, whose short name is empty.
 _FULL_DOMAIN = "ai.onnx"
 
@@ -226,6 +229,15 @@ def nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from graph_nodes(model.graph)
     for function in model.functions.values():
         yield from graph_nodes(function)
+
+
+def store_constants(model: ir.Model) -> None:
+    """Make every constant an initializer that is no graph input, in place."""
+    ir.passes.Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+    )(model)
+    model.ir_version = max(model.ir_version, INITIALIZERS_ALONE)
 
 
 def inline_functions(model: ir.Model) -> None:

@@ -6,8 +6,8 @@ weights form one group, its input channels are a multiple of 4 and its outputs 1
 multiplies what may be narrow matrices. So
 
 - a convolution of a few narrow groups becomes one of a single group whose other weights are zero;
-- an average pool without padding becomes a depthwise convolution of equal weights, as the pool's
-  own kernel goes through float32;
+- an average pool that has no padding, or counts it, becomes a depthwise convolution of equal
+  weights, as the pool's own kernel goes through float32;
 - a Concat that begins like another one reads that one, as copying a long row costs what a short one
   does.
 
@@ -106,14 +106,15 @@ def _pool_by_weights(model: ir.Model, node: ir.Node) -> bool:
     if source is None or source.shape is None or len(source.shape) != 4:
         return False
     channels, kernel = source.shape[1], attributes["kernel_shape"].as_ints()
-    padded = any(attributes.get_ints("pads", ())) or (
-        attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    )
+    pads = attributes.get_ints("pads", [0] * 2 * len(kernel))
+    counts = attributes.get_int("count_include_pad", 0)
+    automatic = attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     dilated = any(step != 1 for step in attributes.get_ints("dilations", ()))
     if (
         not isinstance(channels, int)
         or source.dtype != ir.DataType.FLOAT
-        or padded
+        or automatic
+        or (any(pads) and not counts)
         or dilated
         or attributes.get_int("ceil_mode", 0) != 0
         or int(np.prod(kernel)) > 16
@@ -125,7 +126,7 @@ def _pool_by_weights(model: ir.Model, node: ir.Node) -> bool:
     conv = ir.node(
         "Conv",
         [source, value],
-        {"group": channels, "kernel_shape": kernel, "strides": strides},
+        {"group": channels, "kernel_shape": kernel, "strides": strides, "pads": pads},
         name=node.name,
     )
     output, made = node.outputs[0], conv.outputs[0]

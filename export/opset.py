@@ -16,7 +16,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import version_converter
 
-from edgekit.export.graph import from_proto, graph_nodes, nodes, to_proto
+from edgekit.export.graph import (
+    INITIALIZERS_ALONE,
+    from_proto,
+    graph_nodes,
+    nodes,
+    to_proto,
+)
 from edgekit.export.passes.base import is_op
 from edgekit.export.passes.values import stored
 from edgekit.export.random_draws import draws
@@ -103,6 +109,7 @@ def convert_opset(model: ir.Model, opset: int) -> ir.Model:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.NameFixPass(),
     )(result)
+    result.ir_version = max(result.ir_version, INITIALIZERS_ALONE)
     if result.opset_imports.get("") != opset:
         raise ModelFileError(
             f"the model stays at opset {result.opset_imports.get('')} when converted to {opset}: "

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from edgekit.export.graph import (
     nodes,
     session_source,
     set_metadata,
+    store_constants,
     to_proto,
 )
 from edgekit.export.half import (
@@ -50,7 +51,6 @@ from edgekit.runtime.session import INPUT_TYPES, open_session
 # What nodes that are not quantized may be kept in.
 FALLBACKS = ("float", "int16", "fp16")
 
-_INITIALIZERS_ALONE = 4
 _QUANTIZED_OPS = re.compile(r"(Dynamic)?QuantizeLinear|DequantizeLinear|QLinear\w+|\w+Integer")
 
 
@@ -120,10 +120,12 @@ def quantize(
     _check_float(model)
     options = static or StaticOptions()
     pattern = None if exclude is None else _pattern(exclude)
-    work, notes = _rewritten(_prepare(model), precision, options, pattern)
+    prepared = _prepare(model)
+    given = [str(node.name) for node in prepared.graph]
+    work, notes = _rewritten(prepared, precision, options, pattern)
     chosen = frozenset[str]()
     if pattern is not None:
-        chosen, folded = _excluded(work, pattern, model)
+        chosen, folded = _excluded(work, pattern, given)
         notes += folded
     wider, excluded = (chosen, frozenset[str]()) if fallback == "int16" else (frozenset(), chosen)
     if reader is not None and not isinstance(reader, CalibrationReader):
@@ -162,7 +164,8 @@ def _rewritten(
         model = model if taken is model else _prepare(taken)
     if PRECISIONS[precision].op_types:
         FoldPad()(model)
-        fold_gemm_factors(model)
+        kept = {str(n.name) for n in model.graph if exclude and exclude.search(str(n.name))}
+        fold_gemm_factors(model, kept)
     if PRECISIONS[precision].calibrated:
         bound_pads(model)
     if precision == "int8" and options.kernels != "openvino":  # which has a kernel for HardSwish
@@ -208,14 +211,8 @@ def _prepare(model: ir.Model) -> ir.Model:
     check_shapes(model)
     work = from_proto(to_proto(model))
     inline_functions(work)
-    ir.passes.Sequential(
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.RemoveInitializersFromInputsPass(),
-        common.NameFixPass(),
-        common.ShapeInferencePass(),
-    )(work)
-    # Before version 4 of the format an initializer had to be an input as well.
-    work.ir_version = max(work.ir_version, _INITIALIZERS_ALONE)
+    store_constants(work)
+    ir.passes.Sequential(common.NameFixPass(), common.ShapeInferencePass())(work)
     _ask_types(work)
     for index, node in enumerate(work.graph):
         node.name = node.name or f"{node.op_type.lower()}_{index}"
@@ -248,18 +245,17 @@ def _pattern(exclude: str) -> re.Pattern[str]:
 
 
 def _excluded(
-    model: ir.Model, pattern: re.Pattern[str], given: ir.Model
+    model: ir.Model, pattern: re.Pattern[str], given: Sequence[str]
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Names of the nodes to leave, and a note where all that were named have been folded away."""
     names = [str(node.name) for node in model.graph]
     found = frozenset(filter(pattern.search, names))
     if found:
         return found, ()
-    gone = [str(node.name) for node in nodes(given) if node.name and pattern.search(node.name)]
-    if gone:
+    if gone := list(filter(pattern.search, given)):
         return found, (
-            f"--exclude {pattern.pattern!r} leaves nothing: {', '.join(gone[:5])} was folded into "
-            "what is around it",
+            f"--exclude {pattern.pattern!r} leaves nothing: what it names was folded into what is "
+            f"around it ({', '.join(gone[:5])})",
         )
     close = difflib.get_close_matches(pattern.pattern, names, n=5, cutoff=0.3) or names[:5]
     raise InputError(

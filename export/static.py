@@ -116,7 +116,7 @@ def to_static(
     if trials := (*tried, *chosen.trials, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
     notes = (*not_tried(job.model, options.refinements, trials), *_notes(written.apart))
-    left = unquantizable(model, candidates[chosen.method])
+    left = unquantizable(model, candidates[chosen.method], has_8_bits=options.has_8_bits)
     return Static(quantized, model, settings, notes, left)
 
 
@@ -216,7 +216,7 @@ class _Codes:
 def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
     """Put quantizers into a float model."""
     model = from_proto(to_proto(model))
-    left = unquantizable(model, ranges)
+    left = unquantizable(model, ranges, has_8_bits=options.has_8_bits)
     options = replace(options, exclude={*options.exclude, *left})
     if options.used_kernels == "fast":
         fit_kernels(model, options.exclude)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.calibration import single_input
 from edgekit.export.calibrators import Ranges
-from edgekit.export.graph import from_proto, set_metadata, to_proto
+from edgekit.export.graph import from_proto, set_metadata, store_constants, to_proto
 from edgekit.export.opset import MIN_OPSET, convert_opset
 from edgekit.export.passes.base import is_op, opset
 from edgekit.export.passes.fold_pad import FoldPad
@@ -50,7 +50,9 @@ def take_pixels(model: ir.Model, preprocessing: Preprocessing) -> ir.Model:
         ModelFileError: its input goes elsewhere than into one convolution, or is of another kind,
             or a mean that it pads with is no pixel.
     """
-    work = convert_opset(from_proto(to_proto(model)), max(opset(model), MIN_OPSET))
+    work = from_proto(to_proto(model))
+    store_constants(work)
+    work = convert_opset(work, max(opset(work), MIN_OPSET))
     FoldPad()(work)
     entry = single_input(work)
     conv = _first_convolution(entry, preprocessing)

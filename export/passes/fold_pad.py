@@ -131,9 +131,9 @@ def _check_windows(pool: ir.Node, padding: _Padding) -> None:
 
 def _check_value(reader: ir.Node, source: ir.Value, value: float) -> None:
     if is_op(reader, "MaxPool"):
-        halves = source.dtype == ir.DataType.FLOAT16
-        lowest = float(np.finfo(np.float16 if halves else np.float32).min)
-        if value > lowest and not (value == 0 and is_op(source.producer(), *_NOT_NEGATIVE)):
+        dtype = source.dtype or ir.DataType.FLOAT
+        lowest = float(dtype.min)
+        if not value <= lowest and not (value == 0 and is_op(source.producer(), *_NOT_NEGATIVE)):
             raise NotExactError(f"{node_label(reader)} may take its {value:g} for a maximum")
     elif value != 0:
         raise NotExactError(f"{node_label(reader)} would pad with zeros, not with {value:g}")

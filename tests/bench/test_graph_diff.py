@@ -221,3 +221,12 @@ def test_a_sum_has_no_order(graph: Graph) -> None:
     """
     diff = diff_graphs(graph(text), graph(text.replace("p, q)", "q, p)")))
     assert diff.after()["last"].change is Change.SAME
+
+
+def test_a_sum_with_a_constant_has_no_order_either(graph: Graph) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[1, 4] x) => (float[1, 4] y) { [last] y = Add (x, k) }
+    """
+    swapped = graph(text.replace("x, k)", "k, x)"), k=values(4))
+    assert diff_graphs(graph(text, k=values(4)), swapped).after()["last"].change is Change.SAME

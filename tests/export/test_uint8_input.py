@@ -125,3 +125,16 @@ def test_an_old_opset_and_a_pad_of_its_own_are_taken(
 def test_a_mean_that_is_no_pixel_cannot_be_padded_with(model: ir.Model) -> None:
     with pytest.raises(ModelFileError, match="must be a pixel, within 0 and 1"):
         take_pixels(model, Preprocessing(8, 8, (1.5, 0.5, 0.5), (0.25,) * 3))
+
+
+def test_weights_that_are_inputs_too_are_taken(text_graph: Callable[..., ir.Model]) -> None:
+    generator = np.random.default_rng(0)
+    model = text_graph(
+        """g (float[N, 3, 8, 8] x) => (float[N, 8, 6, 6] y) { y = Conv(x, w) }""",
+        opset=8,
+        ir_version=3,
+        also_inputs=("w",),
+        w=generator.normal(size=(8, 3, 3, 3)).astype(np.float32),
+    )
+    pixels = take_pixels(model, EQUAL)
+    assert [value.name for value in pixels.graph.inputs] == ["x"]
