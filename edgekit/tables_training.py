@@ -63,9 +63,7 @@ def _print_study(result: StudyResult, format_: Format) -> None:
     if format_ is Format.JSON:
         show_json(asdict(result))
         return
-    table = Table(*STUDY_COLUMNS[:3], box=None, pad_edge=False)
-    for column in STUDY_COLUMNS[3:]:
-        table.add_column(column, justify="right")
+    table = table_of(*STUDY_COLUMNS[:3], *(f">{column}" for column in STUDY_COLUMNS[3:]))
     for summary in result.summaries:
         table.add_row(*summary.cells())
     show(table)

@@ -27,7 +27,7 @@ from edgekit.export.half import (
 )
 from edgekit.export.static import to_static
 from edgekit.export.static_options import StaticOptions
-from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8, unconvertible
+from edgekit.export.to_dynamic_int8 import DYNAMIC_OPS, to_dynamic_int8
 from edgekit.export.to_qdq import QDQ_OPS, ActivationType
 from edgekit.runtime.progress import StageProgress
 
@@ -96,9 +96,7 @@ def _static(activations: ActivationType | None = None) -> Callable[[Job], Done]:
 def _dynamic(job: Job) -> Done:
     settings = job.static.code_settings
     del settings["activations"]
-    left = unconvertible(job.model)
-    exclude = {*job.exclude, *left}
-    model = to_dynamic_int8(job.model, exclude, reduce_range=job.static.reduce_range)
+    model, left = to_dynamic_int8(job.model, job.exclude, reduce_range=job.static.reduce_range)
     return Done(model, settings=settings, left=left)
 
 

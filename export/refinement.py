@@ -84,11 +84,13 @@ class Written:
         model: The float32 model, in the form that was quantized.
         quantized: With pairs of QuantizeLinear and DequantizeLinear, and thresholds in floats.
         apart: As in `SharedScales`.
+        left: Names of nodes that stay float32 for what they are, and why.
     """
 
     model: ir.Model
     quantized: ir.Model
     apart: Mapping[str, float] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,7 @@ def to_static(
     if trials := (*tried, *chosen.trials, *more):
         settings["refinements"] = [trial.to_json() for trial in trials]
     notes = (*not_tried(job.model, options.refinements, trials), *_notes(written.apart))
-    left = unquantizable(model, candidates[chosen.method], has_8_bits=options.has_8_bits)
-    return Static(quantized, model, settings, notes, left)
+    return Static(quantized, model, settings, notes, written.left)
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def _write(model: ir.Model, ranges: Ranges, options: StaticOptions) -> Written:
         leave_others_float(quantized)
     keep_float(quantized, left)
     give_codes(quantized)
-    return Written(model, quantized, codes.apart)
+    return Written(model, quantized, codes.apart, left)
 
 
 def _for_onnxruntime(model: ir.Model, ranges: Ranges, options: StaticOptions) -> _Codes:

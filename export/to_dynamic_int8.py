@@ -35,13 +35,16 @@ _GEMM_SUFFIX = "_MatMul"
 
 def to_dynamic_int8(
     model: ir.Model, exclude: Collection[str], *, reduce_range: bool = False
-) -> ir.Model:
+) -> tuple[ir.Model, dict[str, str]]:
     """Quantize the nodes of `DYNAMIC_OPS` but for those in `exclude`.
 
     Args:
         model: A float32 model, its nodes named; it is not changed.
-        exclude: Names of nodes that stay float; all that `unconvertible` names must be among them.
+        exclude: Names of nodes that stay float.
         reduce_range: Whether weights keep to 7 bits.
+
+    Returns:
+        The quantized model, and what else stays float: names of nodes, and why.
 
     Raises:
         ModelFileError: onnxruntime's quantizer fails on the graph.
@@ -50,6 +53,8 @@ def to_dynamic_int8(
 
     # Below, onnxruntime computes the scales by operators that take no heed of zero.
     model = convert_opset(model, max(model.opset_imports[""], _MIN_OPSET))
+    left = _unconvertible(model)
+    kept = [*exclude, *left]
     aliases = Aliases.find(model)
     model = aliases.put(model)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
@@ -62,20 +67,16 @@ def to_dynamic_int8(
                 per_channel=True,
                 reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*exclude, *(f"{name}{_GEMM_SUFFIX}" for name in exclude)],
+                nodes_to_exclude=[*kept, *(f"{name}{_GEMM_SUFFIX}" for name in kept)],
             )
         result = from_proto(onnx.load(path))  # not checked: what bodies read may come behind them
     ir.passes.Sequential(common.RemoveUnusedNodesPass(), common.TopologicalSortPass())(result)
     aliases.take_back(result)
-    return result
+    return result, left
 
 
-def unconvertible(model: ir.Model) -> dict[str, str]:
-    """Names of nodes that onnxruntime would convert to what it cannot run, and why.
-
-    Args:
-        model: A float32 model, its nodes named.
-    """
+def _unconvertible(model: ir.Model) -> dict[str, str]:
+    """Names of nodes that onnxruntime would convert to what it cannot run, and why."""
     found: dict[str, str] = {}
     for node in model.graph:
         weight = stored(node.inputs[1]) if is_op(node, "Conv", "MatMul") else None

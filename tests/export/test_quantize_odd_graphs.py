@@ -433,7 +433,7 @@ def test_a_result_that_does_not_run_is_refused(
     text_graph: TextGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, weights = CASES["several matrices"]
-    monkeypatch.setattr("edgekit.export.precisions.unconvertible", lambda _: {})
+    monkeypatch.setattr("edgekit.export.to_dynamic_int8._unconvertible", lambda _: {})
     with pytest.raises(ModelFileError, match="cannot run the dynamic-int8 model"):
         quantize(text_graph(text, **weights), "dynamic-int8")
 
